@@ -1,0 +1,1 @@
+"""Instrumentation of libraries, one file each; imported as `tracer.integrations`."""

@@ -1,0 +1,1 @@
+"""A buffered background telemetry tracer for LLM agents."""

@@ -1,0 +1,1 @@
+"""The local collector: the API of the wire contract over SQLite."""

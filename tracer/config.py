@@ -1,0 +1,252 @@
+"""Every option in one frozen record: argument > environment > default, checked before use."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tracer.errors import ConfigError
+
+__all__ = ["HOSTED_URL", "Config", "Connection", "is_loopback", "mask_key"]
+
+HOSTED_URL = "https://api.honeyhive.ai"
+URL_VARIABLES = ("HH_API_URL", "HH_DATA_PLANE_URL", "HH_SERVER_URL")  # the first one set counts
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def _option(
+    default: Any,
+    doc: str,
+    *env: str,
+    least: float | None = None,
+    most: float | None = None,
+    secret: bool = False,
+) -> Any:
+    meta = {"env": env, "doc": doc, "least": least, "most": most}
+    return field(default=default, repr=not secret, metadata=meta)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of one tracer; build it with `Config.resolve`, which reads the environment."""
+
+    api_key: str | None = _option(
+        None, "key for the server; without key and URL: local mode", "HH_API_KEY", secret=True
+    )
+    server_url: str | None = _option(
+        None, f"base URL of the server; with a key alone: {HOSTED_URL}", *URL_VARIABLES
+    )
+    local: bool = _option(False, "keep events in the journal, send nothing", "HH_LOCAL")  # noqa: FBT003 - a default
+    disable_tracing: bool = _option(False, "record nothing at all", "HH_DISABLE_TRACING")  # noqa: FBT003 - a default
+    project: str | None = _option(
+        None, "names the destination the journal belongs to; sent nowhere", "HH_PROJECT"
+    )
+    source: str | None = _option(None, "`source` of every event and session", "HH_SOURCE")
+    session_name: str | None = _option(
+        None, "name of the default session; the program's name if not given", "HH_SESSION_NAME"
+    )
+    session_id: str | None = _option(None, "join this session by default", "HH_SESSION_ID")
+    batch_size: int = _option(500, "events a request at most", "HH_BATCH_SIZE", least=1, most=5000)
+    flush_interval: float = _option(
+        1.0, "seconds an event waits for company", "HH_FLUSH_INTERVAL", least=0.5, most=3600
+    )
+    timeout: float = _option(
+        10.0, "seconds one attempt may take in all", "HH_TIMEOUT", least=0.1, most=300
+    )
+    shutdown_timeout: float = _option(
+        5.0, "seconds `flush` and the exit may take", "HH_SHUTDOWN_TIMEOUT", least=0, most=3600
+    )
+    durable: bool = _option(True, "keep the queue in files (D) or in memory (M)", "HH_DURABLE")  # noqa: FBT003 - a default
+    spool_dir: str | None = _option(
+        None, "directory of the journal; `$XDG_STATE_HOME/tracer` if not given", "HH_SPOOL_DIR"
+    )
+    max_queue: int = _option(100_000, "events that may wait in M", "HH_MAX_QUEUE", least=1)
+    max_queue_bytes: int = _option(
+        64 << 20, "bytes that may be held in M", "HH_MAX_QUEUE_BYTES", least=2 << 20
+    )
+    allow_http: bool = _option(False, "plain http beyond loopback")  # noqa: FBT003 - a default
+
+    @classmethod
+    def resolve(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Config:
+        """Build a checked Config; an argument of None counts as not given.
+
+        Raises: ConfigError: names the option, where it came from and what is allowed.
+        """
+        environ = os.environ if environ is None else environ
+        known = {option.name: option for option in fields(cls)}
+        for name in arguments:
+            if name not in known:
+                raise ConfigError(f"unknown option {name!r}; allowed are {', '.join(known)}")
+        values: dict[str, Any] = {}
+        for name, option in known.items():
+            found, came_from = arguments.get(name), f"argument {name}"
+            if found is None:
+                variable = next((v for v in option.metadata["env"] if environ.get(v)), None)
+                if variable is None:
+                    continue
+                found, came_from = environ[variable], variable
+            values[name] = _checked(option, found, came_from)
+            if name == "server_url":
+                _check_plain_http(values[name], came_from, arguments.get("allow_http"))
+        return cls(**values)
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether nothing is to be sent: asked for, or neither key nor URL given."""
+        return self.local or not (self.api_key or self.server_url)
+
+    @property
+    def connection(self) -> Connection:
+        """Return where to send and with which key."""
+        return Connection(self.server_url or HOSTED_URL, self.api_key, self.timeout)
+
+    @property
+    def spool_path(self) -> Path:
+        """Return the directory of the journal: `spool_dir`, else the XDG state directory."""
+        if self.spool_dir is not None:
+            return Path(self.spool_dir).expanduser()
+        state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+        return Path(state).expanduser() / "tracer"
+
+    @property
+    def destination(self) -> str:
+        """Return a fingerprint of where events may go: endpoint, and project or key.
+
+        A journal is only ever sent to the destination it was written for.
+        """
+        if self.is_local:
+            return "local"
+        owner = f"project {self.project}" if self.project else f"key {self.api_key}"
+        whole = f"{self.connection.base_url}\n{owner}"
+        return sha256(whole.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where requests go: base URL without a trailing slash, key or None, seconds an attempt."""
+
+    base_url: str
+    api_key: str | None = field(repr=False)
+    timeout: float
+
+    @classmethod
+    def resolve(
+        cls,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        timeout: float | None = None,
+        *,
+        allow_http: bool = False,
+    ) -> Connection:
+        """Take what is not given from the environment.
+
+        Raises: ConfigError: also for the hosted service without a key.
+        """
+        found = Config.resolve(
+            api_key=api_key, server_url=base_url, timeout=timeout, allow_http=allow_http
+        )
+        if not (found.api_key or found.server_url):
+            raise ConfigError(
+                f"no API key: set HH_API_KEY (or pass api_key) for {HOSTED_URL}, "
+                "or name another server with HH_API_URL (or base_url)"
+            )
+        return found.connection
+
+
+def _checked(option: Any, found: Any, came_from: str) -> Any:
+    kind = option.type.removesuffix(" | None")
+    least, most = option.metadata["least"], option.metadata["most"]
+    try:
+        value = _converted(kind, found)
+    except (TypeError, ValueError):
+        allowed = {"bool": "1, 0, true, false, yes, no, on or off", "int": "a whole number"}
+        shown = "a value that is none" if option.name == "api_key" else repr(found)
+        raise ConfigError(
+            f"{came_from}: must be {allowed.get(kind, {'float': 'a number'}.get(kind, 'text'))}, "
+            f"not {shown}"
+        ) from None
+    if kind in ("int", "float") and not (
+        (least is None or value >= least) and (most is None or value <= most)
+    ):
+        bounds = f"at least {least:,}" if most is None else f"from {least:,} to {most:,}"
+        raise ConfigError(f"{came_from}: must be {bounds}, not {found!r}")
+    if option.name == "api_key":
+        return _checked_key(value, came_from)
+    if option.name == "server_url":
+        return _checked_url(value, came_from)
+    return value
+
+
+def _converted(kind: str, found: Any) -> Any:
+    if kind == "bool":
+        text = str(found).strip().lower()
+        if text not in TRUE + FALSE:
+            raise ValueError
+        return text in TRUE
+    if kind in ("int", "float"):
+        if isinstance(found, bool) or (kind == "int" and isinstance(found, float)):
+            raise TypeError
+        return int(found) if kind == "int" else float(found)
+    if isinstance(found, os.PathLike):
+        return os.fspath(found)
+    if not isinstance(found, str):
+        raise TypeError
+    return found
+
+
+def _checked_key(key: str, came_from: str) -> str:
+    key = key.strip()
+    wrong = re.search(r"[^\x21-\x7e]", key)  # a header value must be visible ASCII
+    if wrong or not key:
+        at = f"character {wrong.start() + 1} of {len(key)} is not" if wrong else "it is empty, not"
+        raise ConfigError(f"{came_from}: {at} visible ASCII, as a key must be")
+    return key
+
+
+def _checked_url(url: str, came_from: str) -> str:
+    try:
+        parts = urlsplit(url.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"{came_from}: {url!r} is no URL ({error})") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"{came_from}: must be a http:// or https:// URL, not {url!r}")
+    if parts.username or parts.password:
+        raise ConfigError(f"{came_from}: must not hold a user name or password; use HH_API_KEY")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"{came_from}: must end with the host or a path, without ? and #")
+    return url.strip().rstrip("/")
+
+
+def _check_plain_http(url: str, came_from: str, allow_http: object) -> None:
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or "") and not allow_http:
+        raise ConfigError(
+            f"{came_from}: plain http beyond loopback would show the key to the network; "
+            "use https, or pass allow_http=True"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a URL's host is this machine by name or by address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def mask_key(key: str) -> str:
+    """Return what may be shown of a key: its `hh_…_` prefix and the last 4 characters."""
+    prefix = re.match(r"hh_(?:(?:org|ws|cp|dp)_)?", key)
+    start = prefix[0] if prefix else ""
+    end = key[-4:] if len(key) - len(start) >= 8 else ""
+    return f"{start}…{end}"

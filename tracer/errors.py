@@ -1,0 +1,152 @@
+"""What can go wrong, and the guard that keeps it away from the user's program.
+
+TracerError
+├── ConfigError (also a ValueError)        a setting is wrong
+├── SegmentError                           a segment cannot be read
+├── SpoolError                             the spool directory cannot be used
+│   └── SpoolFullError                     no room for another segment
+└── TransportError                         a request did not succeed
+    ├── TransientError                     no answer, 408, 425, 429, 5xx except 501 and 505
+    ├── ConflictError                      409: already stored, counts as delivered
+    ├── SessionNotFoundError               404
+    ├── PayloadTooLargeError               413
+    ├── AuthError                          401, 403, 407
+    └── RejectedError                      400, 422, any other 4xx, 501, 505
+"""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+
+__all__ = [
+    "AuthError",
+    "ConfigError",
+    "ConflictError",
+    "Guard",
+    "PayloadTooLargeError",
+    "RejectedError",
+    "SegmentError",
+    "SessionNotFoundError",
+    "SpoolError",
+    "SpoolFullError",
+    "TracerError",
+    "TransientError",
+    "TransportError",
+]
+
+
+class TracerError(Exception):
+    """The root of every exception this package raises."""
+
+
+class ConfigError(TracerError, ValueError):
+    """A setting is wrong; the message names it, its source and what is allowed, never a key."""
+
+
+class SegmentError(TracerError):
+    """A file is no segment, or one this version cannot read."""
+
+
+class SpoolError(TracerError):
+    """The spool directory cannot be used."""
+
+
+class SpoolFullError(SpoolError):
+    """The disk, or the cap on the spool directory, has no room for another segment."""
+
+
+class TransportError(TracerError):
+    """A request did not succeed.
+
+    Attributes:
+        status: the HTTP status, or None when there was no answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+class TransientError(TransportError):
+    """Worth another try. `retry_after` is the server's wish in seconds, None without one."""
+
+    def __init__(
+        self, message: str, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, status)
+        self.retry_after = retry_after
+
+
+class ConflictError(TransportError):
+    """409: what was sent is stored already."""
+
+
+class SessionNotFoundError(TransportError):
+    """404: the session, or the event, is not there."""
+
+
+class PayloadTooLargeError(TransportError):
+    """413: send less at once."""
+
+
+class AuthError(TransportError):
+    """401, 403, 407: the key is missing, unknown or not allowed to do this."""
+
+
+class RejectedError(TransportError):
+    """The server understood the request and refuses it; unchanged it stays refused."""
+
+
+class Guard:
+    """Keep our failures out of the user's call: log each cause once, count all of them.
+
+    Use as `with guard.during("tool.begin"):` around code of ours, or call `caught` from an
+    `except Exception` where the cost of a context manager counts. Never catches
+    KeyboardInterrupt or SystemExit.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._seen: set[tuple[str, type[BaseException]]] = set()
+        self.count = 0
+
+    def caught(self, where: str, error: Exception) -> None:
+        """Count `error`; log it the first time its type appears at `where`."""
+        self.count += 1
+        cause = (where, type(error))
+        if cause not in self._seen:
+            self._seen.add(cause)
+            self._logger.warning(
+                "recording failed in %s (%s: %s); the program goes on, further ones are counted",
+                where,
+                type(error).__name__,
+                error,
+            )
+
+    def during(self, where: str) -> _Guarded:
+        """Return a context manager that hands every Exception raised inside to `caught`."""
+        return _Guarded(self, where)
+
+
+class _Guarded:
+    __slots__ = ("_guard", "_where")
+
+    def __init__(self, guard: Guard, where: str) -> None:
+        self._guard = guard
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if isinstance(error, Exception):
+            self._guard.caught(self._where, error)
+            return True
+        return False
