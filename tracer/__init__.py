@@ -1,1 +1,58 @@
 """A buffered background telemetry tracer for LLM agents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import tracer.fork  # noqa: F401 - its hooks must be registered now; the rest waits until used
+from tracer.version import __version__
+
+if TYPE_CHECKING:
+    from tracer.client import AsyncClient, Client
+    from tracer.default import (
+        bind,
+        chain,
+        current_session,
+        current_span,
+        enrich_session,
+        enrich_span,
+        flush,
+        init,
+        log_event,
+        model,
+        session,
+        shutdown,
+        stats,
+        suppress,
+        tool,
+        trace,
+    )
+    from tracer.errors import ConfigError, TracerError, TransportError
+    from tracer.recorder import Session, Span
+    from tracer.tracer import FlushResult, Stats, Tracer
+
+_HOME = {
+    "tracer.client": ("AsyncClient", "Client"),
+    "tracer.errors": ("ConfigError", "TracerError", "TransportError"),
+    "tracer.recorder": ("Session", "Span"),
+    "tracer.tracer": ("FlushResult", "Stats", "Tracer"),
+}  # everything else in __all__ lives in tracer.default
+
+__all__ = ["AsyncClient", "Client", "ConfigError", "FlushResult", "Session", "Span", "Stats"]
+__all__ += ["Tracer", "TracerError", "TransportError", "__version__", "bind", "chain"]
+__all__ += ["current_session", "current_span", "enrich_session", "enrich_span", "flush", "init"]
+__all__ += ["log_event", "model", "session", "shutdown", "stats", "suppress", "tool", "trace"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'tracer' has no attribute {name!r}")
+    from importlib import import_module
+
+    home = next((module for module, names in _HOME.items() if name in names), "tracer.default")
+    found = globals()[name] = getattr(import_module(home), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 from urllib.parse import urlsplit
 
 from tracer.errors import ConfigError
 
-__all__ = ["HOSTED_URL", "Config", "Connection", "is_loopback", "mask_key"]
+__all__ = ["HOSTED_URL", "Config", "Connection", "Options", "is_loopback", "mask_key"]
 
 HOSTED_URL = "https://api.honeyhive.ai"
 URL_VARIABLES = ("HH_API_URL", "HH_DATA_PLANE_URL", "HH_SERVER_URL")  # the first one set counts
@@ -31,6 +31,28 @@ def _option(
 ) -> Any:
     meta = {"env": env, "doc": doc, "least": least, "most": most}
     return field(default=default, repr=not secret, metadata=meta)
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of `init` and `Tracer`: the fields of `Config`, each may be None."""
+
+    api_key: str | None
+    server_url: str | None
+    local: bool | None
+    disable_tracing: bool | None
+    project: str | None
+    source: str | None
+    session_name: str | None
+    session_id: str | None
+    batch_size: int | None
+    flush_interval: float | None
+    timeout: float | None
+    shutdown_timeout: float | None
+    durable: bool | None
+    spool_dir: str | os.PathLike[str] | None
+    max_queue: int | None
+    max_queue_bytes: int | None
+    allow_http: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +158,11 @@ class Connection:
     api_key: str | None = field(repr=False)
     timeout: float
 
+    def __post_init__(self) -> None:
+        # Also one made by hand: httpx quotes a header it refuses, and with it the key.
+        if self.api_key is not None and _checked_key(self.api_key, "api_key") != self.api_key:
+            raise ConfigError("api_key: must not begin or end with white space")
+
     @classmethod
     def resolve(
         cls,
@@ -149,9 +176,13 @@ class Connection:
 
         Raises: ConfigError: also for the hosted service without a key.
         """
-        found = Config.resolve(
-            api_key=api_key, server_url=base_url, timeout=timeout, allow_http=allow_http
-        )
+        try:
+            found = Config.resolve(
+                api_key=api_key, server_url=base_url, timeout=timeout, allow_http=allow_http
+            )
+        except ConfigError as error:  # here the argument has another name
+            message = str(error).replace("argument server_url:", "argument base_url:", 1)
+            raise ConfigError(message) from None
         if not (found.api_key or found.server_url):
             raise ConfigError(
                 f"no API key: set HH_API_KEY (or pass api_key) for {HOSTED_URL}, "
@@ -195,7 +226,7 @@ def _converted(kind: str, found: Any) -> Any:
             raise TypeError
         return int(found) if kind == "int" else float(found)
     if isinstance(found, os.PathLike):
-        return os.fspath(found)
+        return os.fspath(cast("os.PathLike[str]", found))
     if not isinstance(found, str):
         raise TypeError
     return found

@@ -12,7 +12,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from math import isfinite
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypedDict,
+    TypeGuard,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 from typing import is_typeddict as _is_typeddict
 
 __all__ = [
@@ -199,7 +210,7 @@ class SearchRequest(TypedDict, total=False):
     """Which events to read, newest `start_time` first."""
 
     filters: Annotated[list[Filter], "Conditions that all must hold"]
-    dateRange: Annotated[DateRange, "Only events that started in this span"]  # noqa: N815 - the wire's name
+    dateRange: Annotated[DateRange, "Only events that started in this span"]
     limit: Annotated[
         int, f"Events a page, {SEARCH_LIMIT:,} if omitted, {MAX_SEARCH_LIMIT:,} at most"
     ]
@@ -273,9 +284,8 @@ class Operation:
 
     def flat_required(self) -> frozenset[str]:
         """Return the names in `flat_fields` without which the request cannot be made."""
-        return frozenset(self.path_parameters) | (
-            required_of(self.body) if self.body is not None else frozenset()
-        )
+        in_body = required_of(self.body) if self.body is not None else frozenset[str]()
+        return frozenset(self.path_parameters) | in_body
 
     def flat_schema(self) -> JsonObject:
         """Return the JSON Schema of path parameters and body flattened into one object."""
@@ -340,7 +350,7 @@ def fields_of(record: type) -> dict[str, Any]:
 
 def required_of(record: type) -> frozenset[str]:
     """Return the names of the fields a TypedDict cannot do without."""
-    keys: frozenset[str] = record.__required_keys__  # type: ignore[attr-defined]  # TypedDicts have it, `type` does not say so
+    keys: frozenset[str] = cast(Any, record).__required_keys__  # every TypedDict has it
     return keys
 
 
@@ -395,17 +405,17 @@ def problems(value: Any, schema: JsonObject, where: str = "") -> Iterator[str]:
     allowed = schema.get("type")
     if allowed is None:
         return
-    names = allowed if isinstance(allowed, list) else [allowed]
+    names: list[str] = [allowed] if isinstance(allowed, str) else allowed
     if _json_type(value) not in names and not (
         "number" in names and _json_type(value) == "integer"
     ):
         yield f"{place} must be {_spoken(names)}, not {_json_type(value)}"
     elif "enum" in schema and value not in schema["enum"]:
-        yield f"{place} must be one of {', '.join(schema['enum'])}, not {value!r}"
-    elif isinstance(value, list):
+        yield f"{place} must be one of {', '.join(schema['enum'])}, not {_shown(value)}"
+    elif _is_list(value):
         for index, item in enumerate(value):
             yield from problems(item, schema["items"], f"{where}[{index}]")
-    elif isinstance(value, dict) and "properties" in schema:
+    elif _is_object(value) and "properties" in schema:
         known = schema["properties"]
         for name in schema.get("required", ()):
             if name not in value:
@@ -414,7 +424,15 @@ def problems(value: Any, schema: JsonObject, where: str = "") -> Iterator[str]:
             if name in known:
                 yield from problems(item, known[name], f"{where}.{name}" if where else name)
             else:
-                yield f"{place} has the unknown field {name!r}; allowed are {', '.join(known)}"
+                yield f"{place} has the unknown field {_shown(name)}; allowed are {', '.join(known)}"
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _is_object(value: object) -> TypeGuard[JsonObject]:
+    return isinstance(value, dict)
 
 
 def _json_type(value: Any) -> str:
@@ -422,10 +440,17 @@ def _json_type(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "boolean"
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)  # nan and inf, which JSON has no number for
     for kind, name in ((int, "integer"), (float, "number"), (str, "string"), (list, "array")):
         if isinstance(value, kind):
             return name
     return "object" if isinstance(value, dict) else type(value).__name__
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"  # a message, not the payload
 
 
 def _spoken(names: list[str]) -> str:

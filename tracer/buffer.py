@@ -1,0 +1,354 @@
+"""The queue: the segments being written and those not yet settled; their bounds and counters."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import count
+from threading import Lock
+from typing import Protocol
+
+from tracer.errors import SpoolError, SpoolFullError
+from tracer.segment import (
+    DELIVERED,
+    EVENT,
+    MAX_FRAME,
+    Frame,
+    Gap,
+    Segment,
+    build_frame,
+    private_memory,
+)
+
+__all__ = ["Buffer", "PrivateMemory", "SegmentSource"]
+
+FIRST_SIZE = 2 << 20  # many idle workers must not fill the disk
+FULL_SIZE = 8 << 20
+NEVER = 1 << 62  # a sequence number no event reaches: nobody needs to be woken
+
+log = logging.getLogger("tracer")
+
+
+class SegmentSource(Protocol):
+    """Where segments come from and go: the spool directory, or private memory."""
+
+    def create(self, size: int) -> Segment: ...
+    def discard(self, segment: Segment) -> None: ...
+    def adopt(self) -> Iterator[Segment]: ...
+    def renew(self) -> None: ...
+
+
+class PrivateMemory:
+    """Segments in memory that dies with the process, bounded by bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held: dict[Segment, int] = {}
+
+    def create(self, size: int) -> Segment:
+        """Allocate `size` bytes. Raises: SpoolFullError: the bound on bytes is reached."""
+        if sum(self._held.values()) + size > self._max_bytes:
+            raise SpoolFullError(f"more than {self._max_bytes:,} bytes wait in memory")
+        segment = private_memory(size)
+        self._held[segment] = size
+        return segment
+
+    def discard(self, segment: Segment) -> None:
+        """Free a settled segment."""
+        self._held.pop(segment, None)
+        segment.close()
+
+    def adopt(self) -> Iterator[Segment]:
+        """Yield nothing: memory leaves no orphans."""
+        return iter(())
+
+    def renew(self) -> None:
+        """Forget the parent's segments in a forked child."""
+        self._held = {}
+
+
+class Counts:
+    """Counters that any thread may raise without a lock: `next` of a count is one step."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int | str, count[int]] = {}
+
+    def add(self, name: int | str) -> None:
+        """Count one more of `name`."""
+        found = self._counts.get(name)
+        next(self._counts.setdefault(name, count()) if found is None else found)
+
+    def items(self) -> list[tuple[int | str, int]]:
+        """Return every name counted with its number."""
+        return [(name, _value(found)) for name, found in list(self._counts.items())]
+
+    def total(self) -> int:
+        """Return the sum over all names."""
+        return sum(number for _, number in self.items())
+
+
+def _value(counter: count[int]) -> int:
+    # `repr` is the one way to look at a count without drawing from it on every version
+    return int(repr(counter)[len("count(") : -1])
+
+
+class Buffer:
+    """Frames from any thread in, batches for the flusher out.
+
+    `write` takes no lock and may be re-entered by signal handlers and `__del__`; `waiting` may be
+    called by anyone; what reads, settles, adopts or closes belongs to the flusher alone.
+    """
+
+    def __init__(self, source: SegmentSource, max_events: int, max_bytes: int) -> None:
+        """Start with no segment; the first write makes one.
+
+        Args:
+            max_events: how many events may wait in private memory; files have no such bound.
+            max_bytes: the same in bytes, should `source` fail and private memory take its place.
+        """
+        self.source = source
+        self.durable = not isinstance(source, PrivateMemory)
+        self.on_rotate: Callable[[], None] = _nobody
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._reading = Lock()  # protects the walk of segments against `waiting`; never a writer
+        self._segments: dict[Segment, bool] = {}  # in the order made; True for adopted ones
+        self._spares: deque[Segment] = deque()
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        self._current = _sealed_segment()
+        self._segments, self._spares = {}, deque()
+        self._sequence = count(1)
+        self._attend_at = self._wake_at = NEVER if self.durable else 0
+        self._beside, self._refused = Counts(), Counts()
+        self._given_up: dict[str, int] = {}
+        self._settled = 0
+        self._left_behind = 0  # waiting events in the files that `close` let go
+        self.delivered = self.in_flight = self.adopted_in = 0
+        self.closed = False
+
+    # -- any thread ------------------------------------------------------------------------
+
+    def write(self, kind: int, session: bytes, payload: bytes, flags: int = 0) -> bool:
+        """Append one frame; in D it survives the process once this returns True.
+
+        Never raises and never waits. An event that cannot be kept is counted as dropped.
+        """
+        sequence = next(self._sequence)
+        if kind != EVENT:
+            self._beside.add(kind)
+        if sequence >= self._attend_at and not self._attend(sequence, kind):
+            return self._refuse(kind, "queue_full")
+        frame = build_frame(kind, sequence, session, payload, flags)
+        segment = self._current
+        try:
+            segment.append(frame)
+        except ValueError:  # sealed, closed or full: each means the next segment
+            return self._write_to_next(segment, kind, frame)
+        return True
+
+    def _attend(self, sequence: int, kind: int) -> bool:
+        """Hold the bound and wake the flusher: what few writes need, behind one comparison."""
+        room = NEVER
+        if not self.durable:
+            waiting = sequence - self._settled - self._refused.total()
+            room = self._max_events - waiting
+            if room < 0 and kind == EVENT:
+                return False
+        if sequence >= self._wake_at:
+            self._wake_at = NEVER
+            self.on_rotate()
+        self._attend_at = min(self._wake_at, sequence + 1 + max(room, 0))
+        return True
+
+    def _write_to_next(self, segment: Segment, kind: int, frame: bytes) -> bool:
+        if self.closed:
+            return self._refuse(kind, "shutdown")
+        if len(frame) > MAX_FRAME:
+            return self._refuse(kind, "too_large")
+        while True:
+            segment.seal()
+            following = segment.successor
+            if following is None:
+                following = self._next_segment()
+                if following is None:
+                    return self._refuse(kind, "spool_full" if self.durable else "bytes_full")
+                # two threads may both get here: then two segments live side by side, no harm
+                self._segments[following] = False
+                segment.successor = following
+            self._current = segment = following
+            try:
+                segment.append(frame)
+            except ValueError:  # filled by others meanwhile, or the small first one
+                continue
+            self.on_rotate()
+            return True
+
+    def _next_segment(self) -> Segment | None:
+        try:
+            return self._spares.pop()
+        except IndexError:
+            pass
+        size = FULL_SIZE if self._segments else FIRST_SIZE
+        try:
+            return self.source.create(size)
+        except SpoolError as error:
+            if not self.durable:
+                return None
+            log.warning("%s: events wait in memory now and die with the process", error)
+            self.source, self.durable = PrivateMemory(self._max_bytes), False
+            self._attend_at = 0
+            return self._next_segment()
+
+    def _refuse(self, kind: int, reason: str) -> bool:
+        if kind == EVENT:
+            self._refused.add(reason)
+        return False
+
+    @property
+    def recorded(self) -> int:
+        """How many events were given to `write` so far, refused ones included."""
+        return self.drawn - self._beside.total()
+
+    @property
+    def drawn(self) -> int:
+        """The sequence number given out last."""
+        return _value(self._sequence) - 1
+
+    def dropped(self) -> dict[str, int]:
+        """Return how many events were lost, by reason."""
+        total = dict(self._given_up)
+        for reason, number in self._refused.items():
+            total[str(reason)] = total.get(str(reason), 0) + number
+        return total
+
+    def waiting(self) -> int:
+        """Count the events that wait in segments, those in flight included."""
+        with self._reading:
+            return self._left_behind + sum(
+                s.count_waiting().get(EVENT, 0) for s in list(self._segments)
+            )
+
+    # -- the flusher -----------------------------------------------------------------------
+
+    def read(self, max_frames: int, max_bytes: int) -> list[Frame]:
+        """Return waiting frames, oldest first, and free the segments that hold none any more.
+
+        Never waits. `max_bytes` bounds the sum of payloads; one larger frame comes alone.
+        """
+        found: list[Frame] = []
+        room = max_bytes
+        with self._reading:
+            for segment, adopted in list(self._segments.items()):
+                if segment is not self._current:
+                    segment.seal()
+                for frame in segment.walk():
+                    if isinstance(frame, Gap):
+                        self._count_gap(segment, frame, adopted=adopted)
+                        continue
+                    room -= len(frame.payload)
+                    if len(found) == max_frames or (found and room < 0):
+                        return found
+                    found.append(frame)
+                if segment.is_settled:
+                    del self._segments[segment]
+                    self.source.discard(segment)
+        return found
+
+    def _count_gap(self, segment: Segment, gap: Gap, *, adopted: bool) -> None:
+        if gap.end > segment.counted_gaps_to:
+            segment.counted_gaps_to = gap.end
+            self._give_up("spool_corrupt", 1)
+            self.adopted_in += adopted
+
+    def settle(self, frames: list[Frame], state: int, reason: str | None = None) -> None:
+        """Write the outcome of `frames` and count it; `reason` says why they are dropped."""
+        events = 0
+        for frame in frames:
+            frame.segment.settle(frame, state)
+            events += frame.kind == EVENT
+        self._settled += len(frames)
+        self.in_flight -= min(events, self.in_flight)
+        if reason is not None:
+            self._give_up(reason, events)
+        elif state == DELIVERED:
+            self.delivered += events
+
+    def _give_up(self, reason: str, events: int) -> None:
+        self._given_up[reason] = self._given_up.get(reason, 0) + events
+
+    def is_drained_to(self, sequence: int) -> bool:
+        """Tell whether every own frame up to `sequence` is settled."""
+        with self._reading:
+            for segment, adopted in list(self._segments.items()):
+                if not adopted:
+                    for frame in segment.walk():
+                        if isinstance(frame, Frame):
+                            return frame.sequence > sequence
+        return True
+
+    def adopt(self) -> None:
+        """Take over what dead processes left for the same destination."""
+        for segment in self.source.adopt():
+            with self._reading:
+                self._segments[segment] = True
+                self.adopted_in += segment.count_waiting().get(EVENT, 0)
+
+    def prepare(self) -> None:
+        """Make a spare segment, so that no caller has to; only after the first rotation."""
+        if self._current.end == FULL_SIZE and not self._spares and not self.closed:
+            try:
+                self._spares.append(self.source.create(FULL_SIZE))
+            except SpoolError:  # the caller that needs it will say so
+                return
+
+    def wake_after(self, frames: int) -> None:
+        """Let the write after the next `frames` ones call `on_rotate`: the flusher sleeps."""
+        self._wake_at = self.drawn + frames
+        self._attend_at = min(self._attend_at, self._wake_at)
+
+    def refuse_writes(self) -> None:
+        """Count everything written from now on as dropped by shutdown."""
+        self.closed = True
+        self._current.seal()
+
+    def close(self) -> None:
+        """Let go: files with waiting frames stay for the next start, memory is dropped, counted."""
+        self.read(0, 0)  # frees what is settled
+        with self._reading:
+            for segment in list(self._segments):
+                waiting = segment.count_waiting().get(EVENT, 0)
+                if segment.path is None:
+                    self._give_up("shutdown", waiting)
+                else:
+                    self._left_behind += waiting
+                segment.close()
+            while self._spares:
+                self.source.discard(self._spares.pop())
+            self._segments = {}
+
+    # -- fork --------------------------------------------------------------------------------
+
+    def after_fork_in_child(self) -> None:
+        """Start empty: the parent sends what the parent recorded."""
+        inherited = [*self._segments, *self._spares]
+        self._reading = Lock()
+        self._start_empty()
+        self.source.renew()
+        # Only now: a child that still wrote would overwrite the parent's next frame.
+        for segment in inherited:
+            segment.close()
+
+
+def _sealed_segment() -> Segment:
+    """Return a segment that refuses every write: the first one comes with the first write."""
+    segment = private_memory(mmap.PAGESIZE)
+    segment.close()
+    return segment
+
+
+def _nobody() -> None:
+    """Wake nobody: no flusher is attached."""

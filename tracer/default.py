@@ -1,0 +1,145 @@
+"""The default tracer, which the functions of the package use, and how it comes to be."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from tracer.config import Config
+from tracer.decorators import SessionFactory, SpanFactory, Suppress, bind_context
+from tracer.errors import ConfigError
+from tracer.recorder import Recorder, Session, Span
+from tracer.tracer import FlushResult, Source, Stats, Tracer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from tracer.config import Options
+    from tracer.decorators import SpanFields
+    from tracer.schema import EventUpdate
+
+__all__ = [
+    "bind",
+    "chain",
+    "current_session",
+    "current_span",
+    "enrich_session",
+    "enrich_span",
+    "flush",
+    "init",
+    "log_event",
+    "model",
+    "session",
+    "shutdown",
+    "stats",
+    "suppress",
+    "tool",
+    "trace",
+]
+
+log = logging.getLogger("tracer")
+
+
+class _Default(Source):
+    """Initialises itself from the environment at the first call, if that holds a key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pending = True
+
+    def start(self) -> Recorder | None:
+        """Look at the environment once; a mistake there never raises in a user's call."""
+        self.pending = False
+        if os.environ.get("HH_API_KEY"):
+            try:
+                init()
+            except ConfigError as error:
+                log.error("tracing is off: %s", error)
+        return self.recorder
+
+    def running(self) -> Tracer:
+        """Return the default tracer; one that records nothing where there is none."""
+        if self.pending:
+            self.start()
+        if self.tracer is None:
+            self.tracer = Tracer.of(Config(disable_tracing=True), self)
+        return self.tracer
+
+
+_default = _Default()
+
+trace = SpanFactory(None, _default)
+chain = SpanFactory("chain", _default)
+model = SpanFactory("model", _default)
+tool = SpanFactory("tool", _default)
+session = SessionFactory(_default)
+suppress = Suppress
+bind = bind_context
+
+
+def init(**options: Unpack[Options]) -> Tracer:
+    """Build the default tracer, which the functions of the package use; no network, no thread.
+
+    Called again with the same configuration it returns the same tracer; with another one the old
+    tracer sends what it holds in the background, once nothing uses it any more.
+
+    Args:
+        options: the fields of `Config`; what is None or missing comes from the environment.
+    Raises: ConfigError: names the option, where it came from and what is allowed.
+    """
+    config = Config.resolve(**options)
+    current = _default.tracer
+    if current is not None and current.config == config and not current.is_closed:
+        return current
+    return Tracer.of(config, _default)
+
+
+def flush(timeout: float | None = None) -> FlushResult:
+    """Wait until everything recorded so far is settled: `Tracer.flush` of the default tracer."""
+    return _default.running().flush(timeout)
+
+
+def shutdown(timeout: float | None = None) -> FlushResult:
+    """Flush, then stop for good: `Tracer.shutdown` of the default tracer."""
+    return _default.running().shutdown(timeout)
+
+
+def stats() -> Stats:
+    """Return the books of the default tracer at this moment."""
+    return _default.running().stats()
+
+
+def current_span() -> Span | None:
+    """Return the innermost open span in this task or thread."""
+    return _default.running().current_span()
+
+
+def current_session() -> Session:
+    """Return the session that events recorded now belong to."""
+    return _default.running().current_session()
+
+
+def enrich_span(*, event_id: str | None = None, **fields: Unpack[SpanFields]) -> None:
+    """Merge fields into the current span, or into an event that is over already."""
+    _default.running().enrich_span(event_id=event_id, **fields)
+
+
+def enrich_session(*, session_id: str | None = None, **fields: Unpack[EventUpdate]) -> None:
+    """Merge fields into the current session, or into the one named."""
+    _default.running().enrich_session(session_id=session_id, **fields)
+
+
+def log_event(
+    event_type: str,
+    name: str,
+    *,
+    start_time: float | datetime | None = None,
+    end_time: float | datetime | None = None,
+    **fields: Unpack[SpanFields],
+) -> str | None:
+    """Record something that already happened; returns the event's id, see `Tracer.log_event`."""
+    return _default.running().log_event(
+        event_type, name, start_time=start_time, end_time=end_time, **fields
+    )

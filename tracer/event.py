@@ -1,0 +1,105 @@
+"""The finished record: an event, a session or an update as the JSON that goes over the wire.
+
+`metadata` is always the last member of an event, so that what the background adds to it is
+spliced in before the two closing braces; nobody encodes an event twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from tracer.encode import encode, encode_object
+from tracer.schema import EVENT_TYPES
+
+__all__ = ["Fields", "Shape", "event_json", "merge", "object_json", "shape_of"]
+
+Fields = dict[str, bytes]  # name of a field -> its value as JSON, encoded when it was given
+
+# The members of an event that are objects: given twice, they merge.
+OBJECTS = frozenset(
+    ("inputs", "outputs", "config", "metrics", "feedback", "user_properties", "metadata")
+)
+
+
+class Shape:
+    """What every event of one decorated function, or of one name, has in common."""
+
+    __slots__ = ("config", "event_type", "head", "metadata", "name", "tail")
+
+    def __init__(
+        self,
+        event_type: str,
+        name: str,
+        config: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        if event_type not in EVENT_TYPES:
+            allowed = ", ".join(EVENT_TYPES)
+            raise ValueError(f"event_type must be one of {allowed}, not {event_type!r}")
+        self.event_type = event_type
+        self.name = name
+        self.head = f'"event_type":"{event_type}","event_name":{encode(name).decode()}'
+        self.config = None if config is None else encode_object(config)
+        self.metadata = b"{}" if metadata is None else encode_object(metadata)
+        settings = b"" if self.config is None else b',"config":%b' % self.config
+        self.tail = b'%b,"metadata":%b}' % (settings, self.metadata)
+
+
+@lru_cache(maxsize=1024)  # names given to context managers are few; one per request is not kept
+def shape_of(event_type: str, name: str) -> Shape:
+    """Return the shape of events without config and metadata of their own."""
+    return Shape(event_type, name)
+
+
+def merge(fields: Fields, given: Mapping[str, Any]) -> None:
+    """Add what is `given` to `fields`, encoded now; an object merges into one already there."""
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name not in OBJECTS:
+            fields[name] = encode(value)
+        elif name in fields:
+            fields[name] = _merged(fields[name], encode_object(value))
+        else:
+            fields[name] = encode_object(value)
+
+
+def _merged(old: bytes, new: bytes) -> bytes:
+    return orjson.dumps({**orjson.loads(old), **orjson.loads(new)})
+
+
+def event_json(shape: Shape, place: str, start_ms: int, duration_ns: int, fields: Fields) -> bytes:
+    """Return one event as the server takes it, `metadata` last.
+
+    Args:
+        place: the members that say where it belongs: ids and source, as JSON with a comma behind.
+        fields: every other member; used up by the call.
+    """
+    end_ms = start_ms + duration_ns // 1_000_000
+    head = (
+        f'{{{place}{shape.head},"start_time":{start_ms},"end_time":{end_ms},'
+        f'"duration":{duration_ns / 1e6:.3f},"inputs":'
+    ).encode()
+    inputs = fields.pop("inputs", b"{}")
+    outputs = fields.pop("outputs", None)
+    if not fields and outputs is not None:  # nearly every decorated call
+        return b"".join((head, inputs, b',"outputs":', outputs, shape.tail))
+    if outputs is not None:
+        fields["outputs"] = outputs
+    metadata = fields.pop("metadata", None)
+    if shape.config is not None:
+        config = fields.get("config")
+        fields["config"] = shape.config if config is None else _merged(shape.config, config)
+    fields["metadata"] = shape.metadata if metadata is None else _merged(shape.metadata, metadata)
+    members = [b',"%b":%b' % (name.encode(), value) for name, value in fields.items()]
+    return b"".join((head, inputs, *members, b"}"))
+
+
+def object_json(fields: Fields) -> bytes:
+    """Return an object of `fields`: the body of a `create`, or of a `PUT`."""
+    members = [b'"%b":%b' % (name.encode(), value) for name, value in fields.items()]
+    return b"{%b}" % b",".join(members)

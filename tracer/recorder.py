@@ -1,0 +1,402 @@
+"""A call begins, a call ends: one frame. Sessions are opened and closed the same way."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from tracer.buffer import Buffer
+from tracer.clock import Clock, IdSource
+from tracer.context import CURRENT, Link, nearest, restore
+from tracer.encode import encode, encode_object
+from tracer.errors import Guard
+from tracer.event import Fields, Shape, event_json, merge, object_json
+from tracer.segment import ENDS, EVENT, SESSION, UPDATE
+
+__all__ = ["INERT_SESSION", "INERT_SPAN", "Recorder", "Session", "Span", "wire_session_id"]
+
+NOTHING: Any = object()  # no output was captured, as opposed to an output of None
+ERROR_LENGTH = 8192  # characters of an exception's message
+UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+Bind = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]
+
+
+class Session(Link):
+    """A run on the server, current inside `with tracer.session(...)`.
+
+    `id` may be kept and passed on; should the server answer another one, the flusher translates.
+    """
+
+    __slots__ = ("announced", "epoch", "id", "key", "name", "start_ms", "started")
+    owner: Recorder
+
+    def __init__(self, owner: Recorder, up: Link | None, name: str, session_id: str) -> None:
+        super().__init__(owner, up)
+        self.name = name
+        self.id = session_id
+        self.key = UUID(session_id).bytes
+        self.epoch = owner.epoch
+        self.start_ms = owner.clock.wall_ns() // 1_000_000
+        self.started = owner.clock.monotonic_ns()
+        self.announced: tuple[int, bytes] = (-1, b"")  # epoch of its session frame, and the body
+
+
+class Span(Link):
+    """An open event: add to it with `set` until the call it stands for has ended."""
+
+    __slots__ = (
+        "epoch",
+        "fields",
+        "id",
+        "parent_id",
+        "session",
+        "shape",
+        "start_ms",
+        "started",
+    )
+    owner: Recorder
+    start_ms: int  # Unix ms; both are read last, so that our own work is not measured
+    started: int  # monotonic ns
+
+    def __init__(
+        self,
+        owner: Recorder,
+        up: Link | None,
+        shape: Shape,
+        session: Session,
+        parent_id: str | None,
+        fields: Fields,
+    ) -> None:
+        self.owner = owner
+        self.up = up
+        self.ended = False
+        self.epoch = owner.epoch
+        self.shape = shape
+        self.session = session
+        self.parent_id = parent_id
+        self.fields = fields
+        self.id = owner.ids.new()
+
+    @property
+    def name(self) -> str:
+        """The event's name."""
+        return self.shape.name
+
+    @property
+    def event_type(self) -> str:
+        """The event's type: chain, model or tool."""
+        return self.shape.event_type
+
+    @property
+    def session_id(self) -> str:
+        """The id of the session it belongs to."""
+        return self.session.id
+
+    def set(
+        self,
+        *,
+        inputs: Any = None,
+        outputs: Any = None,
+        config: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        feedback: Mapping[str, Any] | None = None,
+        user_properties: Mapping[str, Any] | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Merge these fields into the event; values are taken as they are at this moment.
+
+        `inputs` and `outputs` that are no objects become `{"result": value}`. After the end of
+        the span nothing changes any more: `enrich_span(event_id=…)` is for that.
+        """
+        if self.ended:
+            return
+        with self.owner.guard.during("Span.set"):
+            merge(
+                self.fields,
+                {
+                    "inputs": inputs,
+                    "outputs": outputs,
+                    "config": config,
+                    "metadata": metadata,
+                    "metrics": metrics,
+                    "feedback": feedback,
+                    "user_properties": user_properties,
+                    "error": error,
+                },
+            )
+
+
+class _InertSession(Session):
+    """What `session()` hands out while nothing is recorded: it takes everything, keeps nothing."""
+
+    def __init__(self) -> None:
+        self.id = self.name = ""
+        self.ended = True
+
+
+class _InertSpan(Span):
+    """The same for spans."""
+
+    def __init__(self, session: Session) -> None:
+        self.id, self.parent_id, self.session = "", None, session
+        self.shape = Shape("chain", "")
+        self.ended = True
+
+
+INERT_SESSION: Session = _InertSession()
+INERT_SPAN: Span = _InertSpan(INERT_SESSION)
+
+
+class Recorder:
+    """Turn calls into frames of one buffer; no method raises because of a value or a failure.
+
+    `epoch` counts forks: what was opened in the parent process is ended by the parent alone.
+    """
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        guard: Guard,
+        *,
+        source: str | None,
+        session_name: str,
+        session_id: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Record into `buffer`; outside any session into one named `session_name`."""
+        self.buffer = buffer
+        self.guard = guard
+        self.clock = clock or Clock()
+        self.ids = IdSource()
+        self.epoch = 0
+        self.on_fork: Callable[[], None] = _nothing
+        self._source = None if source is None else encode(source)
+        self._source_member = "" if source is None else f'"source":{encode(source).decode()},'
+        self._pid = os.getpid()
+        self._forking = False
+        self.default = self._new_session(session_name, session_id, None, {})
+
+    # -- events ------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        shape: Shape,
+        bind: Bind | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Span | None:
+        """Open a span and make it current; None inside `suppress()` or when that fails.
+
+        Args:
+            bind: turns `args` and `kwargs` into the named inputs of a decorated call.
+            fields: the fields of a context manager.
+        """
+        try:
+            if self._forking:
+                self._notice_fork()
+            up = link = CURRENT.get()
+            if link is not None and (link.ended or link.owner is not self):
+                link = nearest(self)
+            if link is None:
+                session, parent_id = self.default, None
+            elif isinstance(link, Span):
+                session, parent_id = link.session, link.id
+            elif isinstance(link, Session):
+                session, parent_id = link, None
+            else:
+                return None
+            span = Span(self, up, shape, session, parent_id, {})
+            if bind is not None:
+                span.fields["inputs"] = encode(bind(args, kwargs or {}))
+            elif fields:
+                merge(span.fields, fields)
+            CURRENT.set(span)
+            span.start_ms = self.clock.wall_ns() // 1_000_000
+            span.started = self.clock.monotonic_ns()
+        except Exception as error:  # noqa: BLE001 - ours, not the user's: the guard logs it once
+            self.guard.caught("the beginning of a span", error)
+            return None
+        return span
+
+    def end(self, span: Span, outputs: Any = NOTHING, error: BaseException | None = None) -> None:
+        """Close a span, restore what was current before it, write its event."""
+        try:
+            duration = self.clock.monotonic_ns() - span.started
+            if span.ended:
+                return
+            span.ended = True
+            restore(span)
+            if span.epoch != self.epoch:  # a forked child leaves it to the parent
+                return
+            fields = span.fields
+            if outputs is not NOTHING and "outputs" not in fields:  # `Span.set` has the last word
+                fields["outputs"] = encode_object(outputs)
+            if error is not None and "error" not in fields:
+                fields["error"] = encode(describe(error))
+            place = f'"event_id":"{span.id}",{self._place(span.session, span.parent_id)}'
+            payload = event_json(span.shape, place, span.start_ms, duration, fields)
+            self._write_event(span.session, payload)
+        except Exception as failure:  # noqa: BLE001 - ours, not the user's: the guard logs it once
+            self.guard.caught("the end of a span", failure)
+
+    def log_event(
+        self, shape: Shape, start_ms: int, duration_ms: float, fields: Mapping[str, Any]
+    ) -> str | None:
+        """Write an event for something that already happened, below what is current now."""
+        span = self.begin(shape, fields=fields)
+        if span is None:
+            return None
+        with self.guard.during("log_event"):
+            span.ended = True
+            restore(span)
+            place = f'"event_id":"{span.id}",{self._place(span.session, span.parent_id)}'
+            duration_ns = int(duration_ms * 1e6)
+            self._write_event(
+                span.session, event_json(shape, place, start_ms, duration_ns, span.fields)
+            )
+        return span.id
+
+    def _place(self, session: Session, parent_id: str | None) -> str:
+        # a root event names no parent: the session's id would orphan it if the server answers
+        # `create` with another one
+        parent = "" if parent_id is None else f'"parent_id":"{parent_id}",'
+        return f'"session_id":"{session.id}",{parent}{self._source_member}'
+
+    def _write_event(self, session: Session, payload: bytes) -> None:
+        if session.announced[0] != self.epoch:
+            self._announce(session)
+        self.buffer.write(EVENT, session.key, payload)
+
+    # -- sessions ----------------------------------------------------------------------------
+
+    def open_session(
+        self, name: str, session_id: str | None, fields: Mapping[str, Any]
+    ) -> Session | None:
+        """Make a session current; its frame is written with its first event. None: suppressed."""
+        try:
+            if self._forking:
+                self._notice_fork()
+            up = CURRENT.get()
+            link = nearest(self)
+            if link is not None and link.owner is None:
+                return None
+            session = self._new_session(name, session_id, up, fields)
+            CURRENT.set(session)
+        except Exception as error:  # noqa: BLE001 - ours, not the user's: the guard logs it once
+            self.guard.caught("the beginning of a session", error)
+            return None
+        return session
+
+    def close_session(self, session: Session, error: BaseException | None = None) -> None:
+        """End a session: restore what was current, send `end_time`, `duration` and the error."""
+        with self.guard.during("the end of a session"):
+            if session.ended:
+                return
+            session.ended = True
+            restore(session)
+            if session.epoch != self.epoch:
+                return
+            duration = (self.clock.monotonic_ns() - session.started) / 1e6
+            given: dict[str, Any] = {
+                "end_time": session.start_ms + int(duration),
+                "duration": round(duration, 3),
+            }
+            if error is not None:
+                given["metadata"] = {"error": describe(error)}
+            self.update(session, session.id, given, ENDS)
+
+    def update(
+        self, session: Session, event_id: str, given: Mapping[str, Any], flags: int = 0
+    ) -> None:
+        """Write a change to an event of `session`, or to itself: it goes out after the events."""
+        if session.announced[0] != self.epoch:
+            self._announce(session)
+        fields: Fields = {}
+        merge(fields, given)
+        self.buffer.write(UPDATE, session.key, event_id.encode() + object_json(fields), flags)
+
+    def joined(self, session_id: str) -> Session:
+        """Return a handle on a session that was opened elsewhere: it is joined, not opened."""
+        session = self._new_session("", session_id, None, {})
+        session.announced = (self.epoch, b"")
+        return session
+
+    def close_default(self) -> None:
+        """End the default session, if anything was recorded in it."""
+        if self.default.announced[0] == self.epoch:
+            self.close_session(self.default)
+
+    def _new_session(
+        self, name: str, session_id: str | None, up: Link | None, fields: Mapping[str, Any]
+    ) -> Session:
+        found = wire_session_id(session_id) if session_id else self.ids.new()
+        session = Session(self, up, name, found)
+        body: Fields = {"session_id": encode(found), "session_name": encode(name)}
+        if self._source is not None:
+            body["source"] = self._source
+        body["start_time"] = encode(session.start_ms)
+        merge(body, fields)
+        if session_id and found != session_id.lower():
+            merge(body, {"metadata": {"client_session_id": session_id}})
+        session.announced = (-1, object_json(body))
+        return session
+
+    def _announce(self, session: Session) -> None:
+        _, body = session.announced
+        self.buffer.write(SESSION, session.key, body)
+        # only now: whoever sees it announced may rely on the frame being there
+        session.announced = (self.epoch, body)
+
+    # -- fork --------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """From here on look at the pid: an earlier hook of the user may record in the child."""
+        self._forking = True
+
+    def after_fork_in_parent(self) -> None:
+        """Back to the fast path."""
+        self._forking = False
+
+    def after_fork_in_child(self) -> None:
+        """Start empty: new ids, new segments, and whatever listens on `on_fork`."""
+        self._notice_fork()
+        self._forking = False
+        self.on_fork()
+
+    def _notice_fork(self) -> None:
+        pid = os.getpid()
+        if pid != self._pid:
+            self._pid = pid
+            self.epoch += 1
+            self.ids.renew()
+            self.buffer.after_fork_in_child()
+
+
+def wire_session_id(session_id: str) -> str:
+    """Return a session id as the server takes it: a UUID as it is, anything else as a UUIDv5.
+
+    The same text gives the same UUID in every process.
+    """
+    if UUID_FORM.fullmatch(session_id):
+        return session_id.lower()
+    return str(uuid5(NAMESPACE_URL, f"hh-session:{session_id}"))
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as `TypeName: message`, also when its `__str__` raises."""
+    name = type(error).__name__
+    try:
+        message = str(error)
+    except Exception as failure:  # noqa: BLE001 - a user's __str__ may raise anything
+        message = f"<str raised {type(failure).__name__}>"
+    return f"{name}: {message[:ERROR_LENGTH]}" if message else name
+
+
+def _nothing() -> None:
+    """Do nothing: nobody listens for forks."""

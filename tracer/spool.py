@@ -1,0 +1,196 @@
+"""The directory of the segment files: names, locks, orphans.
+
+A file's lock lives on a descriptor of its own that is never given to `mmap`, which keeps a
+duplicate that a forked child would inherit. Who holds no lock is dead, whatever its pid says.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from tracer.errors import SegmentError, SpoolError, SpoolFullError
+from tracer.segment import FILE_HEADER, Segment, read_file_header, write_file_header
+
+try:
+    import fcntl
+except ImportError:  # Windows: without flock nobody can tell who is alive
+    fcntl = None  # type: ignore[assignment]  # the module is absent there
+
+__all__ = ["Spool"]
+
+SUFFIX = ".segment"
+UNFINISHED = ".tmp"
+STALE = 60.0  # seconds after which an unfinished file without a lock belongs to nobody
+# A full disk gives SIGBUS on btrfs even after posix_fallocate; these keep what they allocated.
+MAPPABLE = {"ext2", "ext3", "ext4", "xfs", "tmpfs", "overlay"}
+
+
+class Spool:
+    """Segment files of one process in one directory, written for one destination.
+
+    Raises: SpoolError: the directory cannot be used; the message says why.
+    """
+
+    def __init__(self, directory: Path, destination: str) -> None:
+        if fcntl is None:
+            raise SpoolError("this platform has no flock")
+        self.directory = directory
+        self._destination = destination
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner = directory.stat().st_uid
+        except OSError as error:
+            raise SpoolError(f"{directory}: {error.strerror}") from error
+        if owner != os.geteuid():
+            raise SpoolError(f"{directory}: belongs to user {owner}, not to {os.geteuid()}")
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            raise SpoolError(f"{directory}: not readable and writable")
+        kind = _filesystem_of(directory)
+        if kind not in MAPPABLE:
+            raise SpoolError(f"{directory}: mapping files is not safe on {kind}")
+        self._names = count()
+        self._prefix = f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+
+    def create(self, size: int) -> Segment:
+        """Make an empty segment file of `size` bytes, fully allocated, locked and mapped.
+
+        Takes 0.5 to 0.7 ms. Raises: SpoolError, SpoolFullError.
+        """
+        path = str(self.directory / f"{self._prefix}-{next(self._names):06x}{SUFFIX}")
+        unfinished = path + UNFINISHED
+        lock_fd = None
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            fd = os.open(unfinished, flags, 0o600)
+            try:
+                lock_fd = os.open(unfinished, os.O_RDWR | os.O_NOFOLLOW)
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _allocate(fd, size)
+                memory = mmap.mmap(fd, size)
+            finally:
+                os.close(fd)
+            write_file_header(memory, self._destination)
+            os.rename(unfinished, path)
+        except OSError as error:
+            if lock_fd is not None:
+                os.close(lock_fd)
+            _unlink(unfinished)
+            full = isinstance(error, OSError) and error.errno in _NO_ROOM
+            raise (SpoolFullError if full else SpoolError)(
+                f"{self.directory}: {error.strerror}"
+            ) from error
+        return Segment(memory, FILE_HEADER, path, lock_fd)
+
+    def discard(self, segment: Segment) -> None:
+        """Delete a settled segment's file."""
+        if segment.path is not None:
+            _unlink(segment.path)
+        segment.close()
+
+    def renew(self) -> None:
+        """Take names of our own in a forked child."""
+        self._prefix = f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+
+    def adopt(self) -> Iterator[Segment]:
+        """Lock, map and yield the segments that dead processes left for this destination."""
+        try:
+            names = sorted(os.listdir(self.directory))
+        except OSError:  # the directory is gone, and every orphan with it
+            return
+        for name in names:
+            path = str(self.directory / name)
+            if name.endswith(UNFINISHED):
+                self._remove_stale(path)
+            elif name.endswith(SUFFIX):
+                segment = self._adopt_one(path)
+                if segment is not None:
+                    yield segment
+
+    def _adopt_one(self, path: str) -> Segment | None:
+        try:
+            # not followed, not blocking: a symlink or a FIFO in the directory is none of ours
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            found = os.fstat(fd)
+            # read before locking: a moment's lock of ours must not hide it from its adopter
+            if not stat.S_ISREG(found.st_mode) or not self._is_ours(os.pread(fd, FILE_HEADER, 0)):
+                os.close(fd)
+                return None
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(path, follow_symlinks=False).st_ino != found.st_ino:
+                os.close(fd)
+                return None
+            map_fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                memory = mmap.mmap(map_fd, found.st_size)
+            finally:
+                os.close(map_fd)
+        except OSError:  # locked by a living process, or gone meanwhile
+            os.close(fd)
+            return None
+        segment = Segment(memory, FILE_HEADER, path, fd)
+        segment.seal()
+        return segment
+
+    def _is_ours(self, header: bytes) -> bool:
+        try:
+            return read_file_header(header) == self._destination
+        except SegmentError:
+            return False
+
+    def _remove_stale(self, path: str) -> None:
+        try:
+            if time.time() - os.stat(path, follow_symlinks=False).st_mtime < STALE:
+                return
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _unlink(path)
+            finally:
+                os.close(fd)
+        except OSError:  # locked: somebody is still making it
+            return
+
+
+_NO_ROOM = (28, 122, 27)  # ENOSPC, EDQUOT, EFBIG
+
+
+def _allocate(fd: int, size: int) -> None:
+    if sys.platform == "darwin":  # has no posix_fallocate; such a mapping is refused before
+        os.ftruncate(fd, size)
+    else:
+        os.posix_fallocate(fd, 0, size)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:  # gone already, or the directory is: nothing is left to delete
+        return
+
+
+def _filesystem_of(directory: Path) -> str:
+    """Return the type of the file system that holds `directory`, from the mount table."""
+    try:
+        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "an unknown file system"
+    place = str(directory.resolve())
+    best, kind = "", "an unknown file system"
+    for line in table.splitlines():
+        mount, _, rest = line.partition(" - ")
+        point = mount.split()[4].replace("\\040", " ")
+        inside = place == point or place.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):  # a later mount on the same point covers it
+            best, kind = point, rest.split()[0]
+    return kind

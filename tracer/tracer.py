@@ -1,0 +1,342 @@
+"""`Tracer`: everything below it wired together; the default one, the exit, the fork."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import time
+import weakref
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tracer import fork
+from tracer.buffer import Buffer, PrivateMemory, SegmentSource
+from tracer.clock import wall_ms
+from tracer.config import Config
+from tracer.context import nearest
+from tracer.decorators import SessionFactory, SpanFactory, Suppress, bind_context
+from tracer.errors import Guard, SpoolError
+from tracer.event import shape_of
+from tracer.recorder import Recorder, Session, Span
+from tracer.spool import Spool
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from tracer.config import Options
+    from tracer.decorators import SpanFields
+    from tracer.flusher import Flusher
+    from tracer.schema import EventUpdate
+
+__all__ = ["FlushResult", "Source", "Stats", "Tracer"]
+
+log = logging.getLogger("tracer")
+
+
+@dataclass(frozen=True, slots=True)
+class FlushResult:
+    """What `flush` achieved; the numbers count events since the tracer was made.
+
+    Attributes:
+        ok: everything recorded before the call is settled (in local mode: in the journal).
+        queued: wait in memory. spooled: wait in the journal. dropped: lost, by reason.
+        reason: why not `ok`.
+    """
+
+    ok: bool
+    delivered: int
+    queued: int
+    spooled: int
+    dropped: dict[str, int]
+    reason: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The books at one moment, in events; sessions and updates are not counted among them.
+
+    recorded + adopted_in == delivered + queued + in_flight + spooled + sum(dropped.values()), with
+    a slack of the number of threads that are recording at this moment.
+
+    Attributes:
+        mode: D (journal on disk) or M (memory), and why.
+        last_success: Unix seconds of the last answered request.
+    """
+
+    recorded: int
+    adopted_in: int
+    delivered: int
+    queued: int
+    in_flight: int
+    spooled: int
+    dropped: dict[str, int]
+    attempts: int
+    retries: int
+    bytes_sent: int
+    failures: int
+    last_error: str | None
+    last_success: float | None
+    mode: str
+
+
+class Source:
+    """Where decorated functions look for the recorder at the moment of a call.
+
+    The default one changes with `init`; it keeps its tracer alive for what it decorated.
+    """
+
+    def __init__(self) -> None:
+        self.recorder: Recorder | None = None
+        self.tracer: Tracer | None = None
+        self.pending = False
+
+    def start(self) -> Recorder | None:
+        """Return the recorder: there is nothing to wait for."""
+        return self.recorder
+
+
+class Tracer:
+    """Record and send events of one configuration, independent of every other tracer.
+
+    Args: the fields of `Config`, as keywords; what is None or missing comes from the environment.
+    Raises: ConfigError: names the option, where it came from and what is allowed.
+    """
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        self._wire(Config.resolve(**options), Source())
+
+    @classmethod
+    def of(cls, config: Config, source: Source) -> Tracer:
+        """Build a tracer for a checked configuration, and make `source` lead to it."""
+        tracer = cls.__new__(cls)
+        tracer._wire(config, source)
+        return tracer
+
+    def _wire(self, config: Config, source: Source) -> None:
+        self.config = config
+        self.trace = SpanFactory(None, source)
+        self.chain = SpanFactory("chain", source)
+        self.model = SpanFactory("model", source)
+        self.tool = SpanFactory("tool", source)
+        self.session = SessionFactory(source)
+        self._guard = Guard(log)
+        self._flusher: Flusher | None = None
+        self.is_closed = False
+        segments, self._mode = _segment_source(config)
+        self._buffer = Buffer(segments, config.max_queue, config.max_queue_bytes)
+        self._recorder = Recorder(
+            self._buffer,
+            self._guard,
+            source=config.source,
+            session_name=config.session_name or _program_name(),
+            session_id=config.session_id,
+        )
+        if config.disable_tracing:
+            pass
+        elif config.is_local:
+            if not config.local:
+                log.warning("no HH_API_KEY and no HH_API_URL: events stay in %s", config.spool_path)
+        else:
+            # httpx and tenacity take 100 ms: paid here, not by `import tracer`, and on this
+            # thread, before there is one of ours (an import in a thread hangs forked children)
+            from tracer.flusher import Flusher
+            from tracer.transport import HttpTransport
+
+            connection = config.connection
+            self._flusher = Flusher(self._buffer, lambda: HttpTransport(connection), config)
+            self._recorder.on_fork = self._flusher.after_fork_in_child
+        source.tracer = self
+        source.pending = False
+        source.recorder = None if config.disable_tracing else self._recorder
+        fork.watch(self._recorder)
+        _live.add(self)
+        weakref.finalize(self, _let_go, self._buffer, self._flusher).atexit = False
+
+    # -- life --------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> FlushResult:
+        """Wait until everything recorded so far is settled or can only wait; never raises.
+
+        Makes one attempt at once whatever the backoff says, but none before a `Retry-After`.
+
+        Args:
+            timeout: seconds; None for `shutdown_timeout`.
+        """
+        started = time.monotonic()
+        patience = self.config.shutdown_timeout if timeout is None else timeout
+        reason = self._flusher.flush(patience) if self._flusher is not None else None
+        return self._result(reason, started)
+
+    def shutdown(self, timeout: float | None = None) -> FlushResult:
+        """Flush, then stop for good; what is recorded afterwards is counted as dropped.
+
+        Runs by itself at exit. In D what could not be sent stays in the journal, and the next
+        start of a tracer with the same destination sends it.
+        """
+        started = time.monotonic()
+        patience = self.config.shutdown_timeout if timeout is None else timeout
+        if not self.is_closed:
+            self.is_closed = True
+            self._recorder.close_default()
+        reason = None
+        if self._flusher is not None:
+            reason = self._flusher.stop(patience)
+        else:
+            _let_go(self._buffer, None)
+        return self._result(reason, started)
+
+    def _result(self, reason: str | None, started: float) -> FlushResult:
+        now = self.stats()
+        return FlushResult(
+            ok=reason is None,
+            delivered=now.delivered,
+            queued=now.queued + now.in_flight,
+            spooled=now.spooled,
+            dropped=now.dropped,
+            reason=reason,
+            seconds=time.monotonic() - started,
+        )
+
+    def stats(self) -> Stats:
+        """Return the books of this process at this moment."""
+        buffer, flusher = self._buffer, self._flusher
+        delivery = flusher.delivery if flusher else None
+        in_flight = buffer.in_flight
+        waiting = max(buffer.waiting() - in_flight, 0)
+        return Stats(
+            recorded=buffer.recorded,
+            adopted_in=buffer.adopted_in,
+            delivered=buffer.delivered,
+            queued=0 if buffer.durable else waiting,
+            in_flight=in_flight,
+            spooled=waiting if buffer.durable else 0,
+            dropped=buffer.dropped(),
+            attempts=delivery.attempts if delivery else 0,
+            retries=flusher.retries if flusher else 0,
+            bytes_sent=delivery.bytes_sent if delivery else 0,
+            failures=self._guard.count,
+            last_error=delivery.last_error if delivery else None,
+            last_success=delivery.last_success if delivery else None,
+            mode=self._mode if buffer.durable or self._mode[0] == "M" else "M: the disk failed",
+        )
+
+    # -- recording ---------------------------------------------------------------------------
+
+    def current_span(self) -> Span | None:
+        """Return the innermost open span of this tracer in this task or thread."""
+        link = nearest(self._recorder)
+        return link if isinstance(link, Span) else None
+
+    def current_session(self) -> Session:
+        """Return the session that events recorded now belong to."""
+        link = nearest(self._recorder)
+        if isinstance(link, Span):
+            return link.session
+        return link if isinstance(link, Session) else self._recorder.default
+
+    def enrich_span(self, *, event_id: str | None = None, **fields: Unpack[SpanFields]) -> None:
+        """Merge fields into the current span, or into an event that is over already.
+
+        With `event_id` the change goes out in the background, after the event itself; outside of
+        any span, and without `event_id`, there is nothing to enrich and nothing happens.
+        """
+        if event_id is None:
+            span = self.current_span()
+            if span is not None:
+                span.set(**fields)
+            return
+        with self._guard.during("enrich_span"):
+            self._recorder.update(self.current_session(), event_id, fields)
+
+    def enrich_session(
+        self, *, session_id: str | None = None, **fields: Unpack[EventUpdate]
+    ) -> None:
+        """Merge fields into the current session, or into the one named.
+
+        The change goes out in the background, after the events recorded before it.
+        """
+        with self._guard.during("enrich_session"):
+            if session_id is None:
+                session = self.current_session()
+            else:
+                session = self._recorder.joined(session_id)
+            self._recorder.update(session, session.id, fields)
+
+    def log_event(
+        self,
+        event_type: str,
+        name: str,
+        *,
+        start_time: float | datetime | None = None,
+        end_time: float | datetime | None = None,
+        **fields: Unpack[SpanFields],
+    ) -> str | None:
+        """Record something that already happened, below what is current now.
+
+        Args:
+            start_time, end_time: Unix ms or datetimes; one that is missing equals the other,
+                both missing mean now.
+        Returns: the event's id; None when nothing is recorded.
+        """
+        if self.config.disable_tracing:
+            return None
+        with self._guard.during("log_event"):
+            start, end = _unix_ms(start_time), _unix_ms(end_time)
+            end = end if end is not None else start if start is not None else wall_ms()
+            start = start if start is not None else end
+            shape = shape_of(event_type, name)
+            return self._recorder.log_event(shape, int(start), max(end - start, 0), fields)
+        return None
+
+    @staticmethod
+    def suppress() -> Suppress:
+        """Return a context manager in which nothing is recorded, by no tracer."""
+        return Suppress()
+
+    bind = staticmethod(bind_context)
+
+
+def _segment_source(config: Config) -> tuple[SegmentSource, str]:
+    """Return where segments come from, and the mode with its reason."""
+    if config.durable and not config.disable_tracing:
+        try:
+            return Spool(
+                config.spool_path, config.destination
+            ), f"D: journal in {config.spool_path}"
+        except SpoolError as error:
+            log.warning("%s: events wait in memory and die with the process", error)
+            return PrivateMemory(config.max_queue_bytes), f"M: {error}"
+    return PrivateMemory(config.max_queue_bytes), "M: durable is off"
+
+
+def _program_name() -> str:
+    return Path(sys.argv[0] if sys.argv else "").stem or "python"
+
+
+def _unix_ms(moment: float | datetime | None) -> float | None:
+    return moment.timestamp() * 1000 if isinstance(moment, datetime) else moment
+
+
+def _let_go(buffer: Buffer, flusher: Flusher | None) -> None:
+    """Stop without waiting, when the last reference to a tracer is gone."""
+    if flusher is not None:
+        flusher.stop(0)
+    elif not buffer.closed:
+        buffer.refuse_writes()
+        buffer.close()
+
+
+_live: weakref.WeakSet[Tracer] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    for tracer in list(_live):
+        tracer.shutdown()
+
+
+# Runs after the program's own threads have ended and before daemon threads, ours among them, stop.
+atexit.register(_at_exit)
