@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
+from importlib.util import find_spec
 from time import monotonic
 from typing import Any, Protocol, cast
 from urllib.request import getproxies, proxy_bypass
@@ -48,7 +49,6 @@ __all__ = [
     "HttpTransport",
     "Request",
     "Transport",
-    "clean_text",
     "error_for",
     "parsed",
 ]
@@ -168,7 +168,10 @@ class AsyncHttpTransport:
         attempt = _Attempt(self._connection, request)
         try:
             with anyio.fail_after(self._connection.timeout):
-                response: httpx.Response = await self._open(attempt.outgoing())
+                # Half for the connection and half for TLS: httpcore (1.0.9) closes a handshake
+                # that ran out of time, and forgets one that was cancelled.
+                outgoing = attempt.outgoing(connect=self._connection.timeout / 2)
+                response: httpx.Response = await self._open(outgoing)
                 try:
                     attempt.start(response)
                     async for piece in response.aiter_raw():
@@ -201,7 +204,7 @@ class _Attempt:
         self._inflate: Any = None
         self._complete = True
 
-    def outgoing(self) -> httpx.Request:
+    def outgoing(self, connect: float = CONNECT_TIMEOUT) -> httpx.Request:
         """Return the request as httpx has it, with a timeout for each kind of operation."""
         connection, request = self._connection, self._request
         headers = {
@@ -216,9 +219,8 @@ class _Attempt:
             headers["Content-Type"] = "application/json"
         if connection.api_key:
             headers["Authorization"] = f"Bearer {connection.api_key}"
-        timeout = httpx.Timeout(
-            connection.timeout, connect=min(CONNECT_TIMEOUT, connection.timeout)
-        )
+        connect = min(CONNECT_TIMEOUT, connection.timeout, connect)
+        timeout = httpx.Timeout(connection.timeout, connect=connect)
         return httpx.Request(
             request.method,
             connection.base_url + request.path,
@@ -270,7 +272,7 @@ class _Attempt:
         if self._status and not self._succeeded:
             return self._refusal()  # the status says more than how its message got lost
         where = self._connection.base_url
-        why = clean_text(str(error), EXCERPT) or type(error).__name__
+        why = _clean(str(error), EXCERPT) or type(error).__name__
         kind = type(error).__name__
         if kind == "ProxyError" and why.startswith("407"):
             return AuthError(f"the proxy before {where} wants a login: {why}", 407)
@@ -384,10 +386,7 @@ def _pool(base_url: str, proxy: httpx.Proxy | None) -> httpcore.ConnectionPool:
     if proxy is None:
         return httpcore.ConnectionPool(**common)
     kind = httpcore.SOCKSProxy if proxy.url.scheme.startswith("socks") else httpcore.HTTPProxy
-    try:
-        return kind(str(proxy.url), proxy_auth=proxy.raw_auth, **common)
-    except (ImportError, RuntimeError):
-        raise ConfigError('a SOCKS proxy needs: pip install "httpx[socks]"') from None
+    return kind(str(proxy.url), proxy_auth=proxy.raw_auth, **common)
 
 
 def _tls(base_url: str) -> ssl.SSLContext:
@@ -405,10 +404,12 @@ def _proxy_for(base_url: str) -> httpx.Proxy | None:
     proxy = found.get(url.scheme) or found.get("all")
     if not proxy or is_loopback(url.host) or proxy_bypass(url.host):
         return None
+    if proxy.startswith("socks") and find_spec("socksio") is None:
+        raise ConfigError('the SOCKS proxy in the environment needs: pip install "httpx[socks]"')
     try:
         return httpx.Proxy(proxy if "://" in proxy else f"http://{proxy}")
     except (ValueError, httpx.InvalidURL):  # not quoted: the URL of a proxy may hold a password
-        raise ConfigError(f"the proxy set for {url.scheme} in the environment is no URL") from None
+        raise ConfigError(f"the proxy in the environment for {url.scheme} is no URL") from None
 
 
 def _drop_frames(error: BaseException | None) -> None:
@@ -435,17 +436,17 @@ def error_for(status: int, headers: Mapping[str, str], body: bytes) -> Transport
 def _message(status: int, headers: Mapping[str, str], body: bytes) -> str:
     said = (_json_object(body) or {}).get("message")
     if isinstance(said, str):
-        return clean_text(said, MESSAGE)
+        return _clean(said, MESSAGE)
     if 300 <= status <= 399 and headers.get("location"):
-        return f"redirects to {clean_text(headers['location'], EXCERPT)}, which is not followed"
+        return f"redirects to {_clean(headers['location'], EXCERPT)}, which is not followed"
     text = body[: 64 * EXCERPT].decode("utf-8", "replace")
     text = re.sub(r"<(style|script)\b.*?</\1>|<[^<>]*>", " ", text, flags=re.DOTALL)
-    if excerpt := clean_text(text, EXCERPT):
+    if excerpt := _clean(text, EXCERPT):
         return excerpt
     return HTTPStatus(status).phrase if status in list(HTTPStatus) else "no message"
 
 
-def clean_text(text: str, most: int) -> str:
+def _clean(text: str, most: int) -> str:
     """Return foreign text as one printable line of at most `most` characters."""
     line = " ".join(_UNPRINTABLE.sub(" ", text).split())
     return line if len(line) <= most else line[: most - 1] + "…"
@@ -481,11 +482,11 @@ def parsed(body: bytes, states: str | None = "success") -> dict[str, Any]:
     """
     answer = _json_object(body)
     if answer is None:
-        text = clean_text(body[:EXCERPT].decode("utf-8", "replace"), EXCERPT)
+        text = _clean(body[:EXCERPT].decode("utf-8", "replace"), EXCERPT)
         raise TransientError(f"the answer is no JSON object: {text or 'empty'}", 200)
     if answer.get("success") is False or (states and answer.get(states) in (None, False)):
         said = answer.get("message")
-        why = f": {clean_text(said, EXCERPT)}" if isinstance(said, str) else ""
+        why = f": {_clean(said, EXCERPT)}" if isinstance(said, str) else ""
         raise TransientError(f"the answer states no {states or 'success'}{why}", 200)
     return answer
 

@@ -1,0 +1,35 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from collector_process import CollectorProcess
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide the developer's settings, proxies and journal from every test."""
+    for name in list(os.environ):
+        if name.startswith("HH_") or name.upper() in PROXIES:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def collector(tmp_path: Path) -> Iterator[CollectorProcess]:
+    """Run a real collector on an empty database."""
+    with CollectorProcess.start(tmp_path / "collector.db") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CollectorProcess]:
+    """Run a real collector for tests that only look at what they stored themselves."""
+    with CollectorProcess.start(tmp_path_factory.mktemp("shared") / "collector.db") as running:
+        yield running
