@@ -87,7 +87,9 @@ class Config:
     )
     durable: bool = _option(True, "keep the queue in files (D) or in memory (M)", "HH_DURABLE")  # noqa: FBT003 - a default
     spool_dir: str | None = _option(
-        None, "directory of the journal; `$XDG_STATE_HOME/tracer` if not given", "HH_SPOOL_DIR"
+        None,
+        "directory of the journal; `$XDG_STATE_HOME/tracer/spool` if not given",
+        "HH_SPOOL_DIR",
     )
     max_queue: int = _option(100_000, "events that may wait in M", "HH_MAX_QUEUE", least=1)
     max_queue_bytes: int = _option(
@@ -135,7 +137,7 @@ class Config:
         if self.spool_dir is not None:
             return Path(self.spool_dir).expanduser()
         state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-        return Path(state).expanduser() / "tracer"
+        return Path(state).expanduser() / "tracer" / "spool"
 
     @property
     def destination(self) -> str:
