@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import orjson
 
+from tracer.answers import parsed
 from tracer.config import Connection
 from tracer.schema import (
     OPERATIONS,
@@ -42,7 +43,6 @@ from tracer.transport import (
     HttpTransport,
     Request,
     Transport,
-    parsed,
 )
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ RANKS = {
     "tracer.encode": 1,
     "tracer.redact": 1,
     "tracer.segment": 1,
+    "tracer.answers": 1,
+    "tracer.wire": 1,
     "tracer.buffer": 2,
     "tracer.transport": 2,
     "tracer.retry": 2,

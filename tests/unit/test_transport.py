@@ -23,7 +23,8 @@ import httpx
 import pytest
 from raw_server import RawServer, Script, answer
 
-from tracer import transport
+from tracer import wire
+from tracer.answers import error_for, parsed
 from tracer.config import Connection
 from tracer.errors import (
     AuthError,
@@ -35,7 +36,7 @@ from tracer.errors import (
     TransientError,
     TransportError,
 )
-from tracer.transport import AsyncHttpTransport, HttpTransport, Request, error_for, parsed
+from tracer.transport import AsyncHttpTransport, HttpTransport, Request
 from tracer.version import __version__
 
 KEY = "hh_canary_1234567890abcd"
@@ -477,7 +478,7 @@ def test_s11_frames_that_hold_the_headers_are_dropped(monkeypatch: pytest.Monkey
     def lost(self: object, buffer: bytes, timeout: float | None = None) -> None:
         raise httpcore.WriteTimeout from OSError("lost")
 
-    monkeypatch.setattr(transport._Stream, "write", lost)
+    monkeypatch.setattr(wire._Stream, "write", lost)
     with RawServer(stall) as server:
         error = failure(send_blocking, server.url)
     frames = traceback.TracebackException.from_exception(error, capture_locals=True)
