@@ -8,6 +8,7 @@ import time
 from typing import Any
 from uuid import UUID
 
+from tracer.answers import parsed
 from tracer.buffer import Buffer
 from tracer.errors import (
     AuthError,
@@ -19,7 +20,7 @@ from tracer.errors import (
     TransportError,
 )
 from tracer.segment import DELIVERED, DROPPED, ENDS, EVENT, SESSION, SUPERSEDED, UPDATE, Frame
-from tracer.transport import MAX_ANSWER, Request, Transport, parsed
+from tracer.transport import MAX_ANSWER, Request, Transport
 
 __all__ = ["Delivery"]
 
@@ -28,6 +29,8 @@ EVENT_ID = 36  # characters of event id in front of an update's JSON
 QUIET = 60.0  # seconds between two log lines about the same kind of failure
 
 # The start of every session frame, as recorder.py writes it: enough to open the session with.
+# Users name the event an update is for; anything else than a UUID is no path of the server.
+_UUID = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ID_AND_NAME = re.compile(rb'{"session_id":"[^"]*","session_name":"(?:[^"\\]|\\.)*"')
 
 log = logging.getLogger("tracer")
@@ -42,6 +45,10 @@ class _Opened:
         self.reopened = False
         self.refused: str | None = None  # why its events are dropped
 
+    def is_renamed(self, session: bytes) -> bool:
+        """Tell whether the server answered with another id than `session`."""
+        return self.wire_id != _wire_id(session)
+
 
 class Delivery:
     """Send frames of one buffer, remember which sessions are open, settle what is decided.
@@ -52,7 +59,7 @@ class Delivery:
 
     def __init__(self, buffer: Buffer, transport: Transport) -> None:
         self._buffer = buffer
-        self._transport = transport
+        self.transport = transport
         self._opened: dict[bytes, _Opened] = {}
         self._said: dict[type[Exception], float] = {}
         self.attempts = self.bytes_sent = 0
@@ -72,17 +79,18 @@ class Delivery:
         for frame in frames:
             if frame.kind == UPDATE:
                 self._update(frame)
+            elif frame.kind not in (SESSION, EVENT):  # of another version; left, it would stay
+                self._buffer.settle([frame], DROPPED)
 
     def _open(self, frame: Frame) -> None:
-        if frame.session in self._opened:  # two threads announced it at once
+        known = self._opened.get(frame.session)
+        if known is not None and (known.body == frame.payload or known.is_renamed(frame.session)):
+            # two threads announced it at once; or its id would be replaced once more
             self._buffer.settle([frame], SUPERSEDED)
             return
-        opened = self._opened[frame.session] = _Opened(_wire_id(frame.session), frame.payload)
-        try:
-            self._create(opened)
-        except (TransientError, AuthError):
-            del self._opened[frame.session]
-            raise
+        opened = _Opened(_wire_id(frame.session), frame.payload)
+        self._create(opened)
+        self._opened[frame.session] = opened  # only now: an error must not make it look open
         self._buffer.settle([frame], DROPPED if opened.refused else DELIVERED)
 
     def _create(self, opened: _Opened) -> None:
@@ -98,10 +106,10 @@ class Delivery:
                 raise
             except TransportError as error:
                 self.note(error)
-                opened.refused = "rejected"
             else:
-                opened.wire_id, opened.refused = str(answer["session_id"]), None
+                opened.wire_id = str(answer["session_id"])
                 return
+        opened.refused = "rejected"
 
     def _deliver(self, session: bytes, frames: list[Frame]) -> None:
         """Send events of one session; split what is too large, find what is refused."""
@@ -152,20 +160,25 @@ class Delivery:
             self._buffer.settle(frames, DROPPED, reason)
 
     def _update(self, frame: Frame) -> None:
-        event_id, body = str(frame.payload[:EVENT_ID], "ascii"), frame.payload[EVENT_ID:]
+        named, body = frame.payload[:EVENT_ID], frame.payload[EVENT_ID:]
         opened = self._opened.get(frame.session)
+        event_id = str(named, "ascii", "replace")
         if opened is not None and event_id == _wire_id(frame.session):
             event_id = opened.wire_id
+        outcome = DELIVERED
         try:
+            if not (_UUID.fullmatch(named) and body.startswith(b"{")):
+                raise RejectedError(f"an update names no event: {event_id!r}")
             self._request("PUT", f"/v1/events/{event_id}", body)
         except (TransientError, AuthError):
             raise
+        except ConflictError:
+            pass  # stored already
         except TransportError as error:
             self.note(error)
-            self._buffer.settle([frame], DROPPED)
-        else:
-            self._buffer.settle([frame], DELIVERED)
-        if frame.flags & ENDS and opened is not None and opened.wire_id == _wire_id(frame.session):
+            outcome = DROPPED
+        self._buffer.settle([frame], outcome)
+        if frame.flags & ENDS and opened is not None and not opened.is_renamed(frame.session):
             del self._opened[frame.session]  # late events find it on the server
 
     def _request(
@@ -174,7 +187,7 @@ class Delivery:
         self.attempts += 1
         self.bytes_sent += len(body)
         limit = CREATE_ANSWER if states == "session_id" else MAX_ANSWER
-        answer = parsed(self._transport.send(Request(method, path, body, limit)), states)
+        answer = parsed(self.transport.send(Request(method, path, body, limit)), states)
         self.last_success = time.time()
         return answer
 

@@ -1,10 +1,8 @@
 """One request, one answer, and a status as an error class; nothing here waits, queues or resends.
 
-The blocking transport drives httpcore, the engine inside httpx, through its documented network
-backend. That buys two things httpx.Client cannot give: a deadline for the whole attempt (its
-timeouts count from one socket operation to the next, so a server that sends a byte a second is
-waited for without end), and silence (httpx.Client logs each request at INFO through the logger
-"httpx", which belongs to the user's program). Everything else is httpx: URLs, requests, responses,
+The blocking transport drives httpcore, the engine inside httpx, over the sockets of wire.py: that
+holds each attempt to one deadline, and stays out of the logger "httpx", where httpx.Client writes
+a line for each request of the user's program. Everything else is httpx: URLs, requests, responses,
 TLS settings, proxies, and a client of the user's own where one is given.
 """
 

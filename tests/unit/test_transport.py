@@ -23,7 +23,7 @@ import httpx
 import pytest
 from raw_server import RawServer, Script, answer
 
-from tracer import wire
+from tracer import transport, wire
 from tracer.answers import error_for, parsed
 from tracer.config import Connection
 from tracer.errors import (
