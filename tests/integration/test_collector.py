@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -440,7 +441,6 @@ def test_beyond_loopback_a_token_is_needed(tmp_path: Path) -> None:
     refused = CollectorProcess(tmp_path / "c.db", host="0.0.0.0")  # noqa: S104 - what is tested
     with pytest.raises(AssertionError, match="HH_COLLECTOR_TOKEN"):
         refused.launch()
-        refused.kill()
     assert not (tmp_path / "c.db").exists()
     with (
         CollectorProcess.start(
@@ -532,10 +532,17 @@ def test_f49_a_locked_database_is_a_503_and_reads_go_on(tmp_path: Path) -> None:
 
 
 class Ingest:
-    """Posts batches until the collector is gone; knows which events were answered 200."""
+    """Posts batches until the collector is gone; knows which events were answered 200.
 
-    def __init__(self, collector: CollectorProcess) -> None:
+    With `kill_after` the thread that gets the answer of so many events kills the collector at
+    once: what an answer promises must be true when it arrives.
+    """
+
+    def __init__(self, collector: CollectorProcess, kill_after: int | None = None) -> None:
         self._collector = collector
+        self._pid = collector.pid
+        self._kill_after = kill_after
+        self._kill_once = threading.Lock()
         self.answered: list[str] = []
         self.wrong: list[str] = []
         self._threads = [threading.Thread(target=self._post, daemon=True) for _ in range(3)]
@@ -563,6 +570,12 @@ class Ingest:
                         self.wrong.append(answer.text)
                         return
                     self.answered += ids  # one list operation: the threads share it
+                    enough = self._kill_after is not None and (
+                        len(self.answered) >= self._kill_after
+                    )
+                    # The first thread alone: later the process id may be another's.
+                    if enough and self._kill_once.acquire(blocking=False):
+                        os.kill(self._pid, signal.SIGKILL)
             except httpx.TransportError:
                 return
 
@@ -585,11 +598,9 @@ def test_f48_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
         for round_ in range(5):
             if round_:
                 collector.restart()
-            ingest = Ingest(collector)
+            ingest = Ingest(collector, kill_after=300 + 150 * round_)
             ingest.start()
-            wanted = 300 + 150 * round_
-            until(lambda i=ingest, n=wanted: len(i.answered) >= n, "events answered")  # type: ignore[misc]  # lambda defaults
-            collector.kill()
+            assert collector.wait() == -signal.SIGKILL
             ingest.join()
             answered.update(ingest.answered)
         collector.restart()
