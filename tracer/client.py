@@ -17,6 +17,7 @@ from urllib.parse import quote
 import orjson
 
 from tracer.answers import parsed
+from tracer.check import problems
 from tracer.config import Connection
 from tracer.schema import (
     OPERATIONS,
@@ -34,7 +35,6 @@ from tracer.schema import (
     SessionAnswer,
     SessionProperties,
     fields_of,
-    problems,
     snake_case,
 )
 from tracer.transport import (

@@ -11,12 +11,13 @@ from uuid import UUID
 
 import pytest
 
+from tracer.check import problems
 from tracer.collector import answers, validate
 from tracer.collector.query import search_request
 from tracer.collector.search import compile_search
 from tracer.collector.sqlite import SqliteStore
 from tracer.collector.store import Addition, RefusedError
-from tracer.schema import Event, fields_of, json_schema, problems
+from tracer.schema import Event, fields_of, json_schema
 
 SESSION = "11111111-2222-4333-8444-555555555555"
 IDS = {name: str(UUID(int=number)) for number, name in enumerate("abcd", 1)}

@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 RANKS = {
+    "tracer.check": 0,
     "tracer.errors": 0,
     "tracer.schema": 0,
     "tracer.semconv": 0,
@@ -45,7 +46,13 @@ RANKS = {
 # Whole folders share one rank; inside cli and collector files may import each other.
 FOLDERS = {"tracer.collector": 1, "tracer.integrations": 7, "tracer.cli": 8}
 BESIDE = {"tracer.cli", "tracer.collector"}
-COLLECTOR_SHARES = {"tracer.errors", "tracer.schema", "tracer.clock", "tracer.version"}
+COLLECTOR_SHARES = {
+    "tracer.check",
+    "tracer.errors",
+    "tracer.schema",
+    "tracer.clock",
+    "tracer.version",
+}
 
 
 def folder_of(module: str) -> str | None:

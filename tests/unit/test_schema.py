@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tracer import schema
+from tracer.check import problems
 from tracer.schema import (
     EVENT_TYPES,
     OPERATIONS,
@@ -16,7 +17,6 @@ from tracer.schema import (
     Session,
     fields_of,
     json_schema,
-    problems,
     required_of,
     snake_case,
 )

@@ -12,11 +12,12 @@ from typing import Any
 
 import click
 
+from tracer.check import problems
 from tracer.cli import global_options, show_help
 from tracer.cli.files import json_value, read_request
 from tracer.config import Connection, mask_key
 from tracer.errors import ConfigError, TransportError
-from tracer.schema import OPERATIONS, Operation, problems
+from tracer.schema import OPERATIONS, Operation
 from tracer.version import __version__
 
 __all__ = ["events", "sessions"]

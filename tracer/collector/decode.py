@@ -1,4 +1,4 @@
-"""Bodies to structures: msgspec reads, `schema.problems` says what is wrong with what it refuses."""
+"""Bodies to structures: msgspec reads, `check.problems` says what is wrong with what it refuses."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, is_typeddict
 
 import msgspec
 
+from tracer.check import problems
 from tracer.collector.store import RefusedError
-from tracer.schema import fields_of, json_schema, problems, required_of
+from tracer.schema import fields_of, json_schema, required_of
 
 __all__ = ["Decoder", "object_text"]
 
