@@ -7,25 +7,26 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
-from threading import Lock
-from typing import Protocol
+from threading import RLock, get_ident
+from typing import NamedTuple, Protocol
 
 from tracer.errors import SpoolError, SpoolFullError
 from tracer.segment import (
     DELIVERED,
     EVENT,
-    MAX_FRAME,
+    MAX_PAYLOAD,
     Frame,
-    Gap,
     Segment,
     build_frame,
     private_memory,
 )
 
-__all__ = ["Buffer", "PrivateMemory", "SegmentSource"]
+__all__ = ["Books", "Buffer", "PrivateMemory", "SegmentSource"]
 
 FIRST_SIZE = 2 << 20  # many idle workers must not fill the disk
 FULL_SIZE = 8 << 20
+PATIENCE = 100  # looks at the counters of writers, for two in a row that agree
+MAX_NESTED = 4  # signals faster than a segment is made would otherwise make them without end
 NEVER = 1 << 62  # a sequence number no event reaches: nobody needs to be woken
 
 log = logging.getLogger("tracer")
@@ -49,7 +50,7 @@ class PrivateMemory:
 
     def create(self, size: int) -> Segment:
         """Allocate `size` bytes. Raises: SpoolFullError: the bound on bytes is reached."""
-        if sum(self._held.values()) + size > self._max_bytes:
+        if sum(list(self._held.values())) + size > self._max_bytes:
             raise SpoolFullError(f"more than {self._max_bytes:,} bytes wait in memory")
         segment = private_memory(size)
         self._held[segment] = size
@@ -94,10 +95,25 @@ def _value(counter: count[int]) -> int:
     return int(repr(counter)[len("count(") : -1])
 
 
+class Books(NamedTuple):
+    """Where every event is, at one moment: the terms of the accounting identity.
+
+    recorded + adopted_in == delivered + in_flight + waiting + sum(dropped.values()), with a slack
+    of the number of threads that are writing at this moment.
+    """
+
+    recorded: int
+    adopted_in: int
+    delivered: int
+    in_flight: int
+    waiting: int
+    dropped: dict[str, int]
+
+
 class Buffer:
     """Frames from any thread in, batches for the flusher out.
 
-    `write` takes no lock and may be re-entered by signal handlers and `__del__`; `waiting` may be
+    `write` takes no lock and may be re-entered by signal handlers and `__del__`; `books` may be
     called by anyone; what reads, settles, adopts or closes belongs to the flusher alone.
     """
 
@@ -108,12 +124,13 @@ class Buffer:
             max_events: how many events may wait in private memory; files have no such bound.
             max_bytes: the same in bytes, should `source` fail and private memory take its place.
         """
-        self.source = source
-        self.durable = not isinstance(source, PrivateMemory)
+        self._origin = self._source = source  # they differ once the disk has failed
         self.on_rotate: Callable[[], None] = _nobody
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self._reading = Lock()  # protects the walk of segments against `waiting`; never a writer
+        # protects segments and counters of the flusher against `books`, never against a writer;
+        # may be entered again by a signal handler that looks at the books
+        self._reading = RLock()
         self._segments: dict[Segment, bool] = {}  # in the order made; True for adopted ones
         self._spares: deque[Segment] = deque()
         self._start_empty()
@@ -121,14 +138,22 @@ class Buffer:
     def _start_empty(self) -> None:
         self._current = _sealed_segment()
         self._segments, self._spares = {}, deque()
+        self._making: dict[int, int] = {}  # thread -> how many segments it is making
         self._sequence = count(1)
+        self._source = self._origin
         self._attend_at = self._wake_at = NEVER if self.durable else 0
         self._beside, self._refused = Counts(), Counts()
         self._given_up: dict[str, int] = {}
-        self._settled = 0
+        self._settled = 0  # events in private memory
+        self._on_disk = 0  # events accepted before private memory took the place of files
         self._left_behind = 0  # waiting events in the files that `close` let go
         self.delivered = self.in_flight = self.adopted_in = 0
         self.closed = False
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is written now survives the process."""
+        return not isinstance(self._source, PrivateMemory)
 
     # -- any thread ------------------------------------------------------------------------
 
@@ -142,6 +167,8 @@ class Buffer:
             self._beside.add(kind)
         if sequence >= self._attend_at and not self._attend(sequence, kind):
             return self._refuse(kind, "queue_full")
+        if len(payload) > MAX_PAYLOAD:
+            return self._refuse(kind, "too_large")
         frame = build_frame(kind, sequence, session, payload, flags)
         segment = self._current
         try:
@@ -154,8 +181,8 @@ class Buffer:
         """Hold the bound and wake the flusher: what few writes need, behind one comparison."""
         room = NEVER
         if not self.durable:
-            waiting = sequence - self._settled - self._refused.total()
-            room = self._max_events - waiting
+            accepted = sequence - self._beside.total() - self._refused.total()
+            room = self._max_events - (accepted - self._settled - self._on_disk)
             if room < 0 and kind == EVENT:
                 return False
         if sequence >= self._wake_at:
@@ -165,43 +192,57 @@ class Buffer:
         return True
 
     def _write_to_next(self, segment: Segment, kind: int, frame: bytes) -> bool:
-        if self.closed:
-            return self._refuse(kind, "shutdown")
-        if len(frame) > MAX_FRAME:
-            return self._refuse(kind, "too_large")
-        while True:
+        while not self.closed:
             segment.seal()
             following = segment.successor
             if following is None:
                 following = self._next_segment()
                 if following is None:
-                    return self._refuse(kind, "spool_full" if self.durable else "bytes_full")
+                    return self._refuse(kind, "spool_io" if self.durable else "bytes_full")
                 # two threads may both get here: then two segments live side by side, no harm
                 self._segments[following] = False
                 segment.successor = following
             self._current = segment = following
+            if self.closed:  # meanwhile, by a thread that sealed the segment before this one
+                segment.seal()
             try:
                 segment.append(frame)
             except ValueError:  # filled by others meanwhile, or the small first one
                 continue
             self.on_rotate()
             return True
+        return self._refuse(kind, "shutdown")
 
     def _next_segment(self) -> Segment | None:
         try:
             return self._spares.pop()
         except IndexError:
             pass
-        size = FULL_SIZE if self._segments else FIRST_SIZE
+        source, me = self._source, get_ident()
+        depth = self._making.get(me, 0)
+        if depth == MAX_NESTED:
+            return None
+        self._making[me] = depth + 1
         try:
-            return self.source.create(size)
+            return source.create(FULL_SIZE if self._segments else FIRST_SIZE)
         except SpoolError as error:
-            if not self.durable:
+            if isinstance(source, PrivateMemory):
                 return None
-            log.warning("%s: events wait in memory now and die with the process", error)
-            self.source, self.durable = PrivateMemory(self._max_bytes), False
-            self._attend_at = 0
+            if self._source is source:
+                self._fall_to_memory(error)
             return self._next_segment()
+        finally:
+            if depth:
+                self._making[me] = depth
+            else:
+                del self._making[me]
+
+    def _fall_to_memory(self, error: SpoolError) -> None:
+        self._on_disk = self.recorded - self._refused.total() - 1  # the one being written is not
+        self._source = PrivateMemory(self._max_bytes)
+        self._attend_at = 0
+        # said last: a log handler that records must not come here again
+        log.warning("%s: events wait in memory now and die with the process", error)
 
     def _refuse(self, kind: int, reason: str) -> bool:
         if kind == EVENT:
@@ -218,18 +259,27 @@ class Buffer:
         """The sequence number given out last."""
         return _value(self._sequence) - 1
 
-    def dropped(self) -> dict[str, int]:
-        """Return how many events were lost, by reason."""
-        total = dict(self._given_up)
-        for reason, number in self._refused.items():
-            total[str(reason)] = total.get(str(reason), 0) + number
-        return total
-
-    def waiting(self) -> int:
-        """Count the events that wait in segments, those in flight included."""
+    def books(self) -> Books:
+        """Count where every event is."""
         with self._reading:
-            return self._left_behind + sum(
-                s.count_waiting().get(EVENT, 0) for s in list(self._segments)
+            for _ in range(PATIENCE):  # until no other thread wrote between these lines
+                drawn = self.drawn
+                recorded, refused = drawn - self._beside.total(), self._refused.items()
+                if drawn == self.drawn:
+                    break
+            dropped = dict(self._given_up)
+            for reason, number in refused:
+                dropped[str(reason)] = dropped.get(str(reason), 0) + number
+            waiting = self._left_behind
+            for segment, adopted in list(self._segments.items()):
+                waiting += segment.count_waiting(None if adopted else drawn)
+            return Books(
+                recorded,
+                self.adopted_in,
+                self.delivered,
+                self.in_flight,
+                max(waiting - self.in_flight, 0),
+                dropped,
             )
 
     # -- the flusher -----------------------------------------------------------------------
@@ -242,66 +292,74 @@ class Buffer:
         found: list[Frame] = []
         room = max_bytes
         with self._reading:
-            for segment, adopted in list(self._segments.items()):
+            for segment in list(self._segments):
                 if segment is not self._current:
                     segment.seal()
-                for frame in segment.walk():
-                    if isinstance(frame, Gap):
-                        self._count_gap(segment, frame, adopted=adopted)
-                        continue
+                for frame in self._walk(segment):
                     room -= len(frame.payload)
                     if len(found) == max_frames or (found and room < 0):
                         return found
                     found.append(frame)
                 if segment.is_settled:
                     del self._segments[segment]
-                    self.source.discard(segment)
+                    self._discard(segment)
         return found
 
-    def _count_gap(self, segment: Segment, gap: Gap, *, adopted: bool) -> None:
-        if gap.end > segment.counted_gaps_to:
-            segment.counted_gaps_to = gap.end
-            self._give_up("spool_corrupt", 1)
-            self.adopted_in += adopted
+    def _discard(self, segment: Segment) -> None:
+        source = self._source if segment.path is None else self._origin
+        source.discard(segment)
+
+    def _walk(self, segment: Segment) -> Iterator[Frame]:
+        """Yield the waiting frames; count the gaps, each the first time it is passed."""
+        for found in segment.walk():
+            if isinstance(found, Frame):
+                yield found
+            elif found.end > segment.counted_gaps_to:
+                segment.counted_gaps_to = found.end
+                self._give_up("spool_corrupt", 1)
 
     def settle(self, frames: list[Frame], state: int, reason: str | None = None) -> None:
         """Write the outcome of `frames` and count it; `reason` says why they are dropped."""
-        events = 0
-        for frame in frames:
-            frame.segment.settle(frame, state)
-            events += frame.kind == EVENT
-        self._settled += len(frames)
-        self.in_flight -= min(events, self.in_flight)
-        if reason is not None:
-            self._give_up(reason, events)
-        elif state == DELIVERED:
-            self.delivered += events
+        with self._reading:
+            events = 0
+            for frame in frames:
+                frame.segment.settle(frame, state)
+                if frame.kind == EVENT:
+                    events += 1
+                    self._settled += frame.segment.path is None
+            self.in_flight -= min(events, self.in_flight)
+            if reason is not None:
+                self._give_up(reason, events)
+            elif state == DELIVERED:
+                self.delivered += events
 
     def _give_up(self, reason: str, events: int) -> None:
-        self._given_up[reason] = self._given_up.get(reason, 0) + events
+        if events:
+            self._given_up[reason] = self._given_up.get(reason, 0) + events
 
     def is_drained_to(self, sequence: int) -> bool:
         """Tell whether every own frame up to `sequence` is settled."""
         with self._reading:
             for segment, adopted in list(self._segments.items()):
-                if not adopted:
-                    for frame in segment.walk():
-                        if isinstance(frame, Frame):
-                            return frame.sequence > sequence
+                first = next(self._walk(segment), None)
+                # not the first segment alone: of two that live side by side the older one may
+                # hold the later frames
+                if first is not None and not adopted and first.sequence <= sequence:
+                    return False
         return True
 
     def adopt(self) -> None:
         """Take over what dead processes left for the same destination."""
-        for segment in self.source.adopt():
+        for segment in self._origin.adopt():
             with self._reading:
                 self._segments[segment] = True
-                self.adopted_in += segment.count_waiting().get(EVENT, 0)
+                self.adopted_in += segment.count_waiting()
 
     def prepare(self) -> None:
         """Make a spare segment, so that no caller has to; only after the first rotation."""
         if self._current.end == FULL_SIZE and not self._spares and not self.closed:
             try:
-                self._spares.append(self.source.create(FULL_SIZE))
+                self._spares.append(self._source.create(FULL_SIZE))
             except SpoolError:  # the caller that needs it will say so
                 return
 
@@ -317,17 +375,18 @@ class Buffer:
 
     def close(self) -> None:
         """Let go: files with waiting frames stay for the next start, memory is dropped, counted."""
-        self.read(0, 0)  # frees what is settled
         with self._reading:
             for segment in list(self._segments):
-                waiting = segment.count_waiting().get(EVENT, 0)
-                if segment.path is None:
+                segment.seal()
+                waiting = sum(frame.kind == EVENT for frame in self._walk(segment))
+                if segment.is_settled or segment.path is None:
                     self._give_up("shutdown", waiting)
+                    self._discard(segment)
                 else:
                     self._left_behind += waiting
-                segment.close()
+                    segment.close()
             while self._spares:
-                self.source.discard(self._spares.pop())
+                self._discard(self._spares.pop())
             self._segments = {}
 
     # -- fork --------------------------------------------------------------------------------
@@ -335,9 +394,11 @@ class Buffer:
     def after_fork_in_child(self) -> None:
         """Start empty: the parent sends what the parent recorded."""
         inherited = [*self._segments, *self._spares]
-        self._reading = Lock()
+        self._reading = RLock()
+        closed = self.closed
         self._start_empty()
-        self.source.renew()
+        self.closed = closed  # shut down once is shut down in the children, too
+        self._origin.renew()
         # Only now: a child that still wrote would overwrite the parent's next frame.
         for segment in inherited:
             segment.close()

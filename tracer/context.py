@@ -38,23 +38,37 @@ CURRENT: ContextVar[Link | None] = ContextVar("tracer_current", default=None)
 def nearest(owner: object) -> Link | None:
     """Return the innermost open link of `owner`, or the suppression found on the way to it.
 
-    An ended link is never a parent. Ended ones are cut out of the chain in passing, so that a
-    chain of tasks, each started by the one before, does not keep all of them alive.
+    An ended link is never a parent.
     """
     link = CURRENT.get()
     while link is not None:
         if not link.ended and (link.owner is owner or link.owner is None):
             return link
-        while link.up is not None and link.up.ended:
-            link.up = link.up.up
-        link = link.up
+        link = _above(link)
     return None
 
 
 def restore(link: Link) -> None:
-    """Make current what was current before `link`, if `link` still is.
+    """Make current what was current before `link`, or the open link above that, if `link` still is.
 
-    By value: a token would fail in another task, and would bring back an ended span.
+    By value: a token would fail in another task, and would bring back an ended span. The chain
+    is cut also where another link is current by now: see `_above`.
     """
+    up = link.up
+    if up is not None and up.ended:
+        up = _above(link)
     if CURRENT.get() is link:
-        CURRENT.set(link.up)
+        CURRENT.set(up)
+
+
+def _above(link: Link) -> Link | None:
+    """Return the open link above `link`, and cut out the ended ones between them.
+
+    Without the cut a chain of tasks, each begun inside the one before, keeps all of them alive.
+    The chain is shared by threads, so each step reads a link once.
+    """
+    up = link.up
+    while up is not None and up.ended:
+        up = up.up
+    link.up = up
+    return up

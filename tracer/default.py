@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress as no_more
 from datetime import datetime
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from tracer.config import Config
 from tracer.decorators import SessionFactory, SpanFactory, Suppress, bind_context
-from tracer.errors import ConfigError
 from tracer.recorder import Recorder, Session, Span
 from tracer.tracer import FlushResult, Source, Stats, Tracer
 
@@ -48,16 +49,36 @@ class _Default(Source):
     def __init__(self) -> None:
         super().__init__()
         self.pending = True
+        self._starting: set[int] = set()
+        self._first: dict[str, Source] = {}
 
     def start(self) -> Recorder | None:
-        """Look at the environment once; a mistake there never raises in a user's call."""
-        self.pending = False
-        if os.environ.get("HH_API_KEY"):
-            try:
-                init()
-            except ConfigError as error:
+        """Look at the environment once; nothing that is wrong there raises in a user's call."""
+        me = get_ident()
+        if me in self._starting:  # a signal handler or an import hook, while we import
+            return self.recorder
+        self._starting.add(me)
+        try:
+            if os.environ.get("HH_API_KEY"):
+                built = Source()
+                Tracer.of(Config.resolve(), built)
+                # No lock: threads whose first calls come together each build one and agree here,
+                # in one step, on which they use; the others recorded nothing.
+                first = self._first.setdefault("first", built)
+                if self.pending:
+                    self.follow(first)
+        except Exception as error:  # noqa: BLE001 - also a home directory that cannot be found
+            with no_more(Exception):  # a user's logging handler may raise anything
                 log.error("tracing is off: %s", error)
+        finally:
+            self._starting.discard(me)
+            self.pending = False
+            self._first.clear()
         return self.recorder
+
+    def follow(self, built: Source) -> None:
+        """Lead to what `built` leads to, without a moment in which there is no recorder."""
+        self.recorder, self.tracer, self.pending = built.recorder, built.tracer, False
 
     def running(self) -> Tracer:
         """Return the default tracer; one that records nothing where there is none."""
@@ -93,7 +114,10 @@ def init(**options: Unpack[Options]) -> Tracer:
     current = _default.tracer
     if current is not None and current.config == config and not current.is_closed:
         return current
-    return Tracer.of(config, _default)
+    built = Source()
+    tracer = Tracer.of(config, built)
+    _default.follow(built)
+    return tracer
 
 
 def flush(timeout: float | None = None) -> FlushResult:

@@ -33,7 +33,12 @@ __all__ = [
     "TracerError",
     "TransientError",
     "TransportError",
+    "describe",
 ]
+
+MAX_CAUSES = 100  # causes that are remembered and logged: classes made at run time have no end
+LINE_LENGTH = 200  # characters of our own exception's message in a log line
+TEXT_LENGTH = 8192  # characters of a user's exception's message in an event
 
 
 class TracerError(Exception):
@@ -113,17 +118,20 @@ class Guard:
         self.count = 0
 
     def caught(self, where: str, error: Exception) -> None:
-        """Count `error`; log it the first time its type appears at `where`."""
+        """Count `error`; log it the first time its type appears at `where`; never raise."""
         self.count += 1
         cause = (where, type(error))
-        if cause not in self._seen:
-            self._seen.add(cause)
+        if cause in self._seen or len(self._seen) >= MAX_CAUSES:
+            return
+        self._seen.add(cause)
+        try:
             self._logger.warning(
-                "recording failed in %s (%s: %s); the program goes on, further ones are counted",
+                "recording failed in %s (%s); the program goes on, further ones are counted",
                 where,
-                type(error).__name__,
-                error,
+                " ".join(describe(error).split())[:LINE_LENGTH],
             )
+        except Exception:  # noqa: BLE001 - a user's logging handler may raise anything
+            return
 
     def during(self, where: str) -> _Guarded:
         """Return a context manager that hands every Exception raised inside to `caught`."""
@@ -150,3 +158,13 @@ class _Guarded:
             self._guard.caught(self._where, error)
             return True
         return False
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as `TypeName: message`, bounded, also when its `__str__` raises."""
+    name = type(error).__name__
+    try:
+        message = str(error)[:TEXT_LENGTH]
+    except Exception as failure:  # noqa: BLE001 - a user's __str__ may raise anything
+        message = f"<str raised {type(failure).__name__}>"
+    return f"{name}: {message}" if message else name

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from tracer.encode import encode, encode_object
+from tracer.errors import describe
 from tracer.schema import EVENT_TYPES
 
 __all__ = ["Fields", "Shape", "event_json", "merge", "object_json", "shape_of"]
@@ -60,12 +61,21 @@ def merge(fields: Fields, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if value is None:
             continue
-        if name not in OBJECTS:
+        if name == "error":
+            fields[name] = encode(_error_text(value))
+        elif name not in OBJECTS:
             fields[name] = encode(value)
         elif name in fields:
             fields[name] = _merged(fields[name], encode_object(value))
         else:
             fields[name] = encode_object(value)
+
+
+def _error_text(error: Any) -> str:
+    # the server takes text alone: an exception object given to `Span.set` would cost the event
+    if isinstance(error, BaseException):
+        return describe(error)
+    return error if isinstance(error, str) else encode(error).decode()
 
 
 def _merged(old: bytes, new: bytes) -> bytes:

@@ -6,7 +6,10 @@ delivered is marked in the segments, so there is no second list of events anywhe
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - getaddrinfo looks for it, and the thread must not import
+import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Event, Thread, current_thread
@@ -25,6 +28,11 @@ __all__ = ["Flusher"]
 
 MAX_BATCH_BYTES = 4 << 20  # a request's events, unless one alone is larger
 DOOMED_EXIT = 0.5  # seconds to wait at exit for a server that failed; the journal keeps the rest
+ADOPT_EVERY = 3.0  # seconds between looks for journals of killed siblings
+RESTART_PAUSE = 0.5  # seconds before work goes on after a failure of ours
+MAX_RESTARTS = 5  # a minute: a failure that comes back must not cost a processor
+
+log = logging.getLogger("tracer")
 
 
 class _Wish:
@@ -46,24 +54,33 @@ class Flusher:
     """Send what `buffer` holds, in the background, until told to stop."""
 
     def __init__(
-        self, buffer: Buffer, make_transport: Callable[[], Transport], config: Config
+        self, buffer: Buffer, make_transport: Callable[[float], Transport], config: Config
     ) -> None:
-        """Do not start yet: the first segment of the buffer does that."""
+        """Do not start yet: the first segment of the buffer does that.
+
+        Args:
+            make_transport: called with the seconds an attempt may take.
+        """
         self._buffer = buffer
         self._make_transport = make_transport
         self._config = config
         self._retry = retrying(self._pause, self._gives_up)
-        self.retries = 0
+        self._stopped = False
         self._fresh()
         buffer.on_rotate = self.notify
 
     def _fresh(self) -> None:
-        self._transport = self._make_transport()
+        self._transport = self._make_transport(self._config.timeout)
         self._delivery = Delivery(self._buffer, self._transport)
         self._mailbox: SimpleQueue[_Wish | None] = SimpleQueue()
         self._threads: dict[str, Thread] = {}
         self._wishes: list[_Wish] = []
-        self._stopping = self._stopped = self._failing = False
+        self._stopping = self._failing = False
+        self._reason: str | None = None  # of the end: why not everything was sent
+        self._failures: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self.retries = self.restarts = 0
+        self._adopt_at = 0.0
+        self._deadline = float("inf")  # for what is sent on the thread that ends the program
         self._error: TransportError = TransientError("nothing was sent yet")
         self._give_up_at = 0.0
 
@@ -90,24 +107,49 @@ class Flusher:
         """Flush, then end the thread and let the segments go; as `flush`."""
         if self._failing and self._buffer.durable:
             timeout = min(timeout, DOOMED_EXIT)
-        return self._ask(timeout, stops=True)
+        reason = self._ask(timeout, stops=True)
+        self._buffer.refuse_writes()  # also while the thread still waits for an answer
+        return reason
 
     def _ask(self, timeout: float, *, stops: bool) -> str | None:
-        if self._stopped or current_thread() in self._threads.values():
-            return None
+        if self._stopped:
+            return self._reason
         if stops and not self._threads and not self._buffer.drawn:
             self._finish()  # nothing was recorded: no thread, no connection
             return None
         wish = _Wish(self._buffer.drawn, stops=stops, until=time.monotonic() + timeout)
         self._mailbox.put(wish)
+        if current_thread() in self._threads.values():  # a hook, or the last reference died there
+            return "asked by the thread that sends: it cannot wait for itself"
         self._start()
         if not self._threads:  # the interpreter is ending, or out of threads
             if not stops:
                 return "no thread can be started"
-            self._run()
+            self._send_here(wish.until)
         if not wish.done.wait(timeout):
+            if self._stopped:  # by another thread, just now
+                return self._reason
             return f"not done within {timeout:g} s" + (f": {self._error}" if self._failing else "")
         return wish.reason
+
+    def _send_here(self, until: float) -> None:
+        """Do the thread's work on the thread that ends the program, until its time is over."""
+        if self._threads.setdefault("flusher", current_thread()) is not current_thread():
+            return
+        self._deadline = until
+        try:
+            if not self._stopped:
+                self._transport.close()
+                patience = min(self._config.timeout, max(until - time.monotonic(), 0.1))
+                self._transport = self._make_transport(patience)
+                self._delivery.transport = self._transport
+                self._work()
+        except Exception as error:  # noqa: BLE001 - `shutdown` never raises
+            self._after_failure(error)
+        finally:
+            self._threads.clear()
+            self._take(0)
+            self._grant(self._reason, self._wishes[:])
 
     def _start(self) -> bool:
         if self._threads or self._stopped:
@@ -124,26 +166,63 @@ class Flusher:
 
     def after_fork_in_child(self) -> None:
         """Begin anew: thread, connections and wishes are the parent's."""
-        self._fresh()
+        self._fresh()  # but shut down stays shut down
         if self._buffer.drawn:  # an earlier fork hook of the user recorded already
             self.notify()
 
     # -- the thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            self._buffer.adopt()
-            while not self._stopping:
-                self._sleep()
-                self._drain()
+        """Work until told to stop, and go on after a failure of ours."""
+        pause = 0.0
+        while not self._stopped:
+            try:
+                self._rest(pause)
+                self._work()
+            except BaseException as error:  # noqa: BLE001 - nobody is above; without us all waits
+                pause = self._after_failure(error)
+        self._threads.clear()
+        self._take(0)
+        self._grant(self._reason, self._wishes[:])
+
+    def _work(self) -> None:
+        while not self._stopping:
+            self._adopt()
+            self._sleep()
+            self._drain()
+        self._adopt()
+        self._buffer.refuse_writes()
+        if not self._failing:  # what was written while the last batch went out
+            self._drain()
+        self._reason = str(self._error) if self._failing else None
+        self._finish()
+
+    def _after_failure(self, error: BaseException) -> float:
+        """Say it, let nobody wait for it; return how long to pause."""
+        if not self._failures:
+            log.warning("sending failed (%s: %s), and goes on", type(error).__name__, error)
+        self.restarts += 1
+        now = time.monotonic()
+        full = len(self._failures) == MAX_RESTARTS
+        pause = max(RESTART_PAUSE, self._failures[0] + 60 - now) if full else RESTART_PAUSE
+        self._failures.append(now)
+        self._reason = f"{type(error).__name__}: {error}"
+        if self._stopping:  # what is in files stays there
             self._buffer.refuse_writes()
-            if not self._failing:  # what was written while the last batch went out
-                self._drain()
-            self._finish()
-        finally:
-            self._threads.clear()  # after a failure of ours the next notify starts a new thread
-            self._take(0)
-            self._grant(str(self._error) if self._failing else None, self._wishes[:])
+            self._stopped = True
+        self._grant(self._reason, self._wishes[:])
+        return pause
+
+    def _rest(self, pause: float) -> None:
+        until = time.monotonic() + pause
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            self._take(left)
+
+    def _adopt(self) -> None:
+        now = time.monotonic()
+        if now >= self._adopt_at:
+            self._adopt_at = now + ADOPT_EVERY
+            self._buffer.adopt()
 
     def _finish(self) -> None:
         self._buffer.refuse_writes()
@@ -213,6 +292,9 @@ class Flusher:
 
     def _attempt(self) -> bool:
         """Send one batch; False when nothing waits. Raises what the retry loop decides about."""
+        if time.monotonic() >= self._deadline:
+            self._failing, self._error = True, TransientError("the time to exit is over")
+            raise self._error
         frames = self._buffer.read(self._config.batch_size, MAX_BATCH_BYTES)
         if not frames:
             return False

@@ -232,6 +232,8 @@ class Recorder:
                 return
             span.ended = True
             restore(span)
+            if self._forking:
+                self._notice_fork()
             if span.epoch != self.epoch:  # a forked child leaves it to the parent
                 return
             fields = span.fields
@@ -300,6 +302,8 @@ class Recorder:
                 return
             session.ended = True
             restore(session)
+            if self._forking:
+                self._notice_fork()
             if session.epoch != self.epoch:
                 return
             duration = (self.clock.monotonic_ns() - session.started) / 1e6
@@ -315,6 +319,8 @@ class Recorder:
         self, session: Session, event_id: str, given: Mapping[str, Any], flags: int = 0
     ) -> None:
         """Write a change to an event of `session`, or to itself: it goes out after the events."""
+        if self._forking:
+            self._notice_fork()
         if session.announced[0] != self.epoch:
             self._announce(session)
         fields: Fields = {}

@@ -39,7 +39,7 @@ __all__ = [
     "ENDS",
     "EVENT",
     "FILE_HEADER",
-    "MAX_FRAME",
+    "MAX_PAYLOAD",
     "SESSION",
     "SUPERSEDED",
     "UPDATE",
@@ -54,7 +54,10 @@ __all__ = [
 ]
 
 EVENT, SESSION, UPDATE, OPEN = 1, 2, 3, 4
-WAITING, DELIVERED, DEAD, DROPPED, SUPERSEDED = 0, 1, 2, 3, 4
+# Two bits apart: one flipped bit makes a state that nobody wrote, and such a frame is sent again
+# (the server knows its event_id) instead of being taken for delivered.
+WAITING, DELIVERED, DEAD, DROPPED, SUPERSEDED = 0b0000, 0b0011, 0b0101, 0b0110, 0b1001
+SETTLED = frozenset((DELIVERED, DEAD, DROPPED, SUPERSEDED))
 UNREADABLE = -1  # never written: what a walk finds instead of a state
 
 ENDS = 1  # flag of the update that ends its session
@@ -68,6 +71,7 @@ STATE_AT = 3
 PADDING = [b"\0" * (-n & 7) for n in range(8)]
 
 MAX_FRAME = 4 << 20  # bytes: half a full segment, so that rotating wastes at most half
+MAX_PAYLOAD = MAX_FRAME - HEAD_SIZE
 CRC_SLICE = 5120  # zlib lets the GIL go above 5 KiB and waits milliseconds to get it back
 
 FORMAT = 1
@@ -90,7 +94,7 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A stretch of a segment that holds no readable frame."""
+    """A stretch of a sealed segment that holds no readable frame, counted as one lost event."""
 
     offset: int
     end: int
@@ -164,65 +168,70 @@ class Segment:
         Moves `head` past what is settled. In a segment that is still written to, what cannot be
         read yet ends the walk.
         """
-        offset, settled = self.head, True
-        while offset + HEAD_SIZE <= self.end:
-            state, end, frame = self._read(offset)
-            if state == UNREADABLE:
-                if not self.sealed:
-                    return
-                following = self._resynchronise(offset)
-                if following is None and not self._holds_anything(offset):
-                    break  # the zeros behind the last frame
-                yield Gap(offset, self.end if following is None else following)
-                end = self.end if following is None else following
-            elif frame is not None:
-                settled = False
-                yield frame
-            offset = end
+        settled = True
+        for end, found in self._scan():
+            if found is not None:
+                settled = settled and isinstance(found, Gap)
+                yield found
             if settled:
-                self.head = offset
-        if settled and self.sealed:
-            self.head = self.end
+                self.head = end
+
+    def count_waiting(self, last: int | None = None) -> int:
+        """Return how many events wait, a gap nobody counted yet being one.
+
+        Args:
+            last: a sequence number; later frames are not counted.
+        """
+        number = 0
+        for _, found in self._scan():
+            if isinstance(found, Gap):
+                number += found.end > self.counted_gaps_to
+            elif found is not None and found.kind == EVENT:
+                number += last is None or found.sequence <= last
+        return number
+
+    def _scan(self) -> Iterator[tuple[int, Frame | Gap | None]]:
+        """Yield what lies from `head` on, with its end: a waiting frame, a gap, None if settled."""
+        offset = self.head
+        while offset < self.end:
+            sealed = self.sealed  # asked before reading: a frame written in between is no gap
+            state, end, frame = self._read(offset)
+            if state != UNREADABLE:
+                yield end, frame
+            elif not sealed:
+                return
+            else:
+                end = self._resynchronise(offset)
+                lost = end < self.end or self._holds_anything(offset)  # else: zeros to the end
+                yield end, Gap(offset, end) if lost else None
+            offset = end
 
     def _read(self, offset: int) -> tuple[int, int, Frame | None]:
         """Return the state at `offset`, where the next frame begins, and a waiting frame."""
+        begin = offset + HEAD_SIZE
+        if begin > self.end:
+            return UNREADABLE, offset, None
         magic, state, checksum, length, kind, flags, sequence, session = _HEAD.unpack_from(
             self.memory, offset
         )
-        begin = offset + HEAD_SIZE
         end = begin + length
         if magic != MAGIC or end > self.end:
             return UNREADABLE, offset, None
-        following = end + (-end & 7)
-        if state != WAITING:
-            return state, following, None
         payload = self.memory[begin:end]
+        # of settled frames too: a damaged length would lead past others that wait
         if checksum != _checksum(payload, crc32(self.memory[offset + _FRONT.size : begin])):
             return UNREADABLE, offset, None
-        return state, following, Frame(self, offset, kind, flags, sequence, session, payload)
+        following = end + (-end & 7)
+        if state in SETTLED:
+            return state, following, None
+        return WAITING, following, Frame(self, offset, kind, flags, sequence, session, payload)
 
-    def count_waiting(self) -> dict[int, int]:
-        """Return how many frames of each kind wait, by their headers alone."""
-        found: dict[int, int] = {}
-        offset = self.head
-        while offset + HEAD_SIZE <= self.end:
-            magic, state, _, length, kind, *_ = _HEAD.unpack_from(self.memory, offset)
-            if magic != MAGIC:
-                break
-            if state == WAITING:
-                found[kind] = found.get(kind, 0) + 1
-            offset += HEAD_SIZE + length
-            offset += -offset & 7
-        return found
-
-    def _resynchronise(self, offset: int) -> int | None:
-        """Return where the next whole frame begins behind an unreadable place."""
+    def _resynchronise(self, offset: int) -> int:
+        """Return where the next frame seems to begin behind an unreadable place."""
         at = self.memory.find(MAGIC, offset + 1)
-        while at != -1 and at + HEAD_SIZE <= self.end:
-            if not at & 7 and self._read(at)[0] != UNREADABLE:
-                return at
+        while at & 7 and at != -1:
             at = self.memory.find(MAGIC, at + 1)
-        return None
+        return self.end if at == -1 else at
 
     def _holds_anything(self, offset: int) -> bool:
         return any(
@@ -262,7 +271,7 @@ def read_file_header(header: bytes) -> str:
 
     Raises: SegmentError: no segment, or of a format this version does not read.
     """
-    if len(header) < _FILE.size:
+    if len(header) < FILE_HEADER:
         raise SegmentError("too short for a segment")
     magic, version, destination = _FILE.unpack_from(header)
     if magic != FILE_MAGIC:

@@ -6,6 +6,7 @@ duplicate that a forked child would inherit. Who holds no lock is dead, whatever
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import secrets
@@ -45,12 +46,14 @@ class Spool:
         self.directory = directory
         self._destination = destination
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            owner = directory.stat().st_uid
+            _make(directory)
+            found = directory.stat()
         except OSError as error:
             raise SpoolError(f"{directory}: {error.strerror}") from error
-        if owner != os.geteuid():
-            raise SpoolError(f"{directory}: belongs to user {owner}, not to {os.geteuid()}")
+        if found.st_uid != os.geteuid():
+            raise SpoolError(f"{directory}: belongs to user {found.st_uid}, not to {os.geteuid()}")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise SpoolError(f"{directory}: other users may write to it")
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
             raise SpoolError(f"{directory}: not readable and writable")
         kind = _filesystem_of(directory)
@@ -68,8 +71,7 @@ class Spool:
         unfinished = path + UNFINISHED
         lock_fd = None
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            fd = os.open(unfinished, flags, 0o600)
+            fd = self._open_new(unfinished)
             try:
                 lock_fd = os.open(unfinished, os.O_RDWR | os.O_NOFOLLOW)
                 fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,11 +85,18 @@ class Spool:
             if lock_fd is not None:
                 os.close(lock_fd)
             _unlink(unfinished)
-            full = isinstance(error, OSError) and error.errno in _NO_ROOM
-            raise (SpoolFullError if full else SpoolError)(
+            raise (SpoolFullError if error.errno in _NO_ROOM else SpoolError)(
                 f"{self.directory}: {error.strerror}"
             ) from error
         return Segment(memory, FILE_HEADER, path, lock_fd)
+
+    def _open_new(self, path: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:  # somebody cleaned up; what is mapped lives on without a name
+            _make(self.directory)
+            return os.open(path, flags, 0o600)
 
     def discard(self, segment: Segment) -> None:
         """Delete a settled segment's file."""
@@ -162,7 +171,7 @@ class Spool:
             return
 
 
-_NO_ROOM = (28, 122, 27)  # ENOSPC, EDQUOT, EFBIG
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _allocate(fd: int, size: int) -> None:
@@ -170,6 +179,13 @@ def _allocate(fd: int, size: int) -> None:
         os.ftruncate(fd, size)
     else:
         os.posix_fallocate(fd, 0, size)
+
+
+def _make(directory: Path) -> None:
+    """Create a directory and what is missing above it, none of it open to other users."""
+    if not directory.is_dir():
+        _make(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def _unlink(path: str) -> None:

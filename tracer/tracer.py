@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,7 +147,9 @@ class Tracer:
             from tracer.transport import HttpTransport
 
             connection = config.connection
-            self._flusher = Flusher(self._buffer, lambda: HttpTransport(connection), config)
+            self._flusher = Flusher(
+                self._buffer, lambda t: HttpTransport(replace(connection, timeout=t)), config
+            )
             self._recorder.on_fork = self._flusher.after_fork_in_child
         source.tracer = self
         source.pending = False
@@ -205,16 +207,15 @@ class Tracer:
         """Return the books of this process at this moment."""
         buffer, flusher = self._buffer, self._flusher
         delivery = flusher.delivery if flusher else None
-        in_flight = buffer.in_flight
-        waiting = max(buffer.waiting() - in_flight, 0)
+        books = buffer.books()
         return Stats(
-            recorded=buffer.recorded,
-            adopted_in=buffer.adopted_in,
-            delivered=buffer.delivered,
-            queued=0 if buffer.durable else waiting,
-            in_flight=in_flight,
-            spooled=waiting if buffer.durable else 0,
-            dropped=buffer.dropped(),
+            recorded=books.recorded,
+            adopted_in=books.adopted_in,
+            delivered=books.delivered,
+            queued=0 if buffer.durable else books.waiting,
+            in_flight=books.in_flight,
+            spooled=books.waiting if buffer.durable else 0,
+            dropped=books.dropped,
             attempts=delivery.attempts if delivery else 0,
             retries=flusher.retries if flusher else 0,
             bytes_sent=delivery.bytes_sent if delivery else 0,
@@ -334,8 +335,10 @@ _live: weakref.WeakSet[Tracer] = weakref.WeakSet()
 
 
 def _at_exit() -> None:
-    for tracer in list(_live):
-        tracer.shutdown()
+    started = time.monotonic()
+    for tracer in list(_live):  # they share the time: the exit takes the longest, not the sum
+        passed = time.monotonic() - started
+        tracer.shutdown(max(tracer.config.shutdown_timeout - passed, 0))
 
 
 # Runs after the program's own threads have ended and before daemon threads, ours among them, stop.
