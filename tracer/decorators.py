@@ -8,18 +8,26 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
-from tracer.context import CURRENT, Suppression, restore
+from tracer.context import CURRENT, Link, Suppression, restore
 from tracer.event import Shape, shape_of
 from tracer.recorder import INERT_SESSION, INERT_SPAN, Bind, Recorder, Session, Span
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["RecorderSource", "SessionFactory", "SpanFactory", "Suppress", "bind_context"]
+__all__ = [
+    "SPAN_FIELDS",
+    "RecorderSource",
+    "SessionFactory",
+    "SpanFactory",
+    "Suppress",
+    "bind_context",
+    "check_fields",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-F = TypeVar("F", bound=Callable[..., Any])
+L = TypeVar("L", bound=Link)
 
 
 class RecorderSource(Protocol):
@@ -53,7 +61,8 @@ class SessionFields(TypedDict, total=False):
     user_properties: Mapping[str, Any]
 
 
-def _check(given: Mapping[str, Any], allowed: frozenset[str]) -> None:
+def check_fields(given: Mapping[str, Any], allowed: frozenset[str]) -> None:
+    """Refuse what the server would refuse, and with it the whole event. Raises: TypeError."""
     if not given.keys() <= allowed:
         raise TypeError(
             f"unknown argument {', '.join(sorted(given.keys() - allowed))}; "
@@ -61,6 +70,7 @@ def _check(given: Mapping[str, Any], allowed: frozenset[str]) -> None:
         )
 
 
+SPAN_TYPES = ("chain", "model", "tool")
 SPAN_FIELDS = frozenset(SpanFields.__annotations__)
 SESSION_FIELDS = frozenset(SessionFields.__annotations__)
 
@@ -95,8 +105,10 @@ class SpanFactory:
         if event_type is not None and self._event_type is not None:
             raise TypeError(f"{self._event_type}() fixes the event type; trace() takes one")
         chosen = self._event_type or event_type or "chain"
+        if chosen not in SPAN_TYPES:
+            raise TypeError(f"event_type must be {', '.join(SPAN_TYPES)}, not {chosen!r}")
         if name is None or isinstance(name, str):
-            _check(fields, SPAN_FIELDS)
+            check_fields(fields, SPAN_FIELDS)
             return SpanContext(self._source, chosen, name, fields)
         return SpanContext(self._source, chosen, None, fields)(name)
 
@@ -121,6 +133,7 @@ class SpanContext:
 
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
         """Return `func` recording an event for each call."""
+        _check_function(func)
         name = self._name or func.__name__
         fields = dict(self._fields)
         shape = Shape(
@@ -139,13 +152,16 @@ class SpanContext:
         if recorder is None and source.pending:
             recorder = source.start()
         span = None
-        if recorder is not None:
-            shape = shape_of(self._event_type, self._name or self._event_type)
-            span = recorder.begin(shape, fields=self._fields)
-        if span is None:
-            span = INERT_SPAN
-        self._open.append(span)
-        return span
+        try:
+            if recorder is not None:
+                shape = shape_of(self._event_type, self._name or self._event_type)
+                span = recorder.begin(shape, fields=self._fields)
+            self._open.append(span or INERT_SPAN)
+            return span or INERT_SPAN
+        except BaseException:  # an interrupt: `with` will not call `__exit__`
+            if span is not None:
+                span.ended = True
+            raise
 
     def __exit__(
         self,
@@ -153,9 +169,12 @@ class SpanContext:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        span = self._open.pop()
+        span = _innermost(self._open)
         if span is not INERT_SPAN:
-            span.owner.end(span, error=error)
+            try:
+                span.owner.end(span, error=error)
+            finally:
+                span.ended = True
 
     async def __aenter__(self) -> Span:
         return self.__enter__()
@@ -167,6 +186,21 @@ class SpanContext:
         traceback: TracebackType | None,
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+
+def _innermost(opened: list[L]) -> L:
+    """Take out of `opened` what was entered last in this task or thread.
+
+    One object may be entered by several tasks at once, which leave in any order.
+    """
+    link = CURRENT.get()
+    while link is not None and link.owner is not None:
+        for found in opened:
+            if found is link:
+                opened.remove(found)
+                return found
+        link = link.up
+    return opened.pop()
 
 
 def _decorated(func: Callable[P, R], shape: Shape, source: RecorderSource) -> Callable[P, R]:
@@ -188,8 +222,11 @@ def _decorated(func: Callable[P, R], shape: Shape, source: RecorderSource) -> Ca
             except BaseException as error:
                 span.owner.end(span, error=error)
                 raise
-            span.owner.end(span, result)
-            return result
+            else:
+                span.owner.end(span, result)
+                return result
+            finally:
+                span.ended = True  # also when an interrupt comes before `end` gets so far
 
         return traced_async  # type: ignore[return-value]  # R is the coroutine it returns
 
@@ -206,18 +243,23 @@ def _decorated(func: Callable[P, R], shape: Shape, source: RecorderSource) -> Ca
         except BaseException as error:
             span.owner.end(span, error=error)
             raise
-        span.owner.end(span, result)
-        return result
+        else:
+            span.owner.end(span, result)
+            return result
+        finally:
+            span.ended = True  # also when an interrupt comes before `end` gets so far
 
     return traced
 
 
+def _check_function(func: Callable[..., Any]) -> None:
+    generates = inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
+    if not inspect.isfunction(func) or generates:
+        raise TypeError(f"functions and coroutine functions can be decorated, not {func!r}")
+
+
 def _binder(func: Callable[..., Any]) -> Bind:
     """Compile what turns positional and keyword arguments into named inputs; `self` is left out."""
-    if not inspect.isfunction(func) or inspect.isgeneratorfunction(func):
-        raise TypeError(f"functions and coroutine functions can be decorated, not {func!r}")
-    if inspect.isasyncgenfunction(func):
-        raise TypeError(f"functions and coroutine functions can be decorated, not {func!r}")
     signature = inspect.signature(func)
     parameters = signature.parameters.values()
     first = next(iter(signature.parameters), None)
@@ -283,7 +325,7 @@ class SessionFactory:
             session_id: join or open this one; text that is no UUID is mapped to one.
             fields: inputs, config, metadata, user_properties.
         """
-        _check(fields, SESSION_FIELDS)
+        check_fields(fields, SESSION_FIELDS)
         if name is None or isinstance(name, str):
             return SessionContext(self._source, name, session_id, fields)
         return SessionContext(self._source, None, session_id, fields)(name)
@@ -309,6 +351,7 @@ class SessionContext:
 
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
         """Return `func` opening a session for each call."""
+        _check_function(func)
         name = self._name or func.__name__
 
         def opened() -> SessionContext:
@@ -350,9 +393,12 @@ class SessionContext:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        session = self._open.pop()
+        session = _innermost(self._open)
         if session is not INERT_SESSION:
-            session.owner.close_session(session, error)
+            try:
+                session.owner.close_session(session, error)
+            finally:
+                session.ended = True
 
     async def __aenter__(self) -> Session:
         return self.__enter__()
@@ -391,8 +437,8 @@ def bind_context(func: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(func)
         async def bound_async(*args: P.args, **kwargs: P.kwargs) -> Any:
             before = CURRENT.get()
-            CURRENT.set(link)
             try:
+                CURRENT.set(link)
                 return await func(*args, **kwargs)
             finally:
                 CURRENT.set(before)
@@ -402,8 +448,8 @@ def bind_context(func: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(func)
     def bound(*args: P.args, **kwargs: P.kwargs) -> R:
         before = CURRENT.get()
-        CURRENT.set(link)
         try:
+            CURRENT.set(link)
             return func(*args, **kwargs)
         finally:
             CURRENT.set(before)

@@ -17,6 +17,8 @@ from typing import Any, cast
 
 import orjson
 
+from tracer.context import CURRENT, Suppression, restore
+
 __all__ = ["encode", "encode_object"]
 
 _OPTIONS = (
@@ -46,11 +48,17 @@ def encode(value: Any) -> bytes:
         return orjson.dumps(value, None, _OPTIONS)
     except Exception:  # noqa: BLE001, S110 - whatever it refuses, the walk finds a form for
         pass
+    # a `__repr__` of the user's may be traced itself: what our looking at it calls is no event
+    quiet = Suppression(CURRENT.get())
+    CURRENT.set(quiet)
     try:
         return orjson.dumps(_Walk().plain(value, 0))
     except Exception as error:  # noqa: BLE001 - RecursionError or MemoryError: no room for a walk
         shown = f"<encoding raised {type(error).__name__}>"
         return orjson.dumps({"__type__": "builtins.object", "repr": shown})
+    finally:
+        quiet.ended = True
+        restore(quiet)
 
 
 def encode_object(value: Any) -> bytes:

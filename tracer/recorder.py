@@ -12,14 +12,13 @@ from tracer.buffer import Buffer
 from tracer.clock import Clock, IdSource
 from tracer.context import CURRENT, Link, nearest, restore
 from tracer.encode import encode, encode_object
-from tracer.errors import Guard
+from tracer.errors import Guard, describe
 from tracer.event import Fields, Shape, event_json, merge, object_json
 from tracer.segment import ENDS, EVENT, SESSION, UPDATE
 
 __all__ = ["INERT_SESSION", "INERT_SPAN", "Recorder", "Session", "Span", "wire_session_id"]
 
 NOTHING: Any = object()  # no output was captured, as opposed to an output of None
-ERROR_LENGTH = 8192  # characters of an exception's message
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 Bind = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]
@@ -197,6 +196,7 @@ class Recorder:
             bind: turns `args` and `kwargs` into the named inputs of a decorated call.
             fields: the fields of a context manager.
         """
+        span = None
         try:
             if self._forking:
                 self._notice_fork()
@@ -219,8 +219,17 @@ class Recorder:
             CURRENT.set(span)
             span.start_ms = self.clock.wall_ns() // 1_000_000
             span.started = self.clock.monotonic_ns()
-        except Exception as error:  # noqa: BLE001 - ours, not the user's: the guard logs it once
-            self.guard.caught("the beginning of a span", error)
+        except BaseException as error:
+            if span is not None:  # an interrupt behind `CURRENT.set`: nobody would ever end it
+                span.ended = True
+                if CURRENT.get() is span:
+                    CURRENT.set(span.up)
+            if isinstance(error, RecursionError):
+                self.guard.count += 1  # there is no room for a call, not even to the guard
+            elif isinstance(error, Exception):
+                self.guard.caught("the beginning of a span", error)
+            else:
+                raise
             return None
         return span
 
@@ -244,6 +253,8 @@ class Recorder:
             place = f'"event_id":"{span.id}",{self._place(span.session, span.parent_id)}'
             payload = event_json(span.shape, place, span.start_ms, duration, fields)
             self._write_event(span.session, payload)
+        except RecursionError:  # there is no room for a call, not even to the guard
+            self.guard.count += 1
         except Exception as failure:  # noqa: BLE001 - ours, not the user's: the guard logs it once
             self.guard.caught("the end of a span", failure)
 
@@ -319,6 +330,8 @@ class Recorder:
         self, session: Session, event_id: str, given: Mapping[str, Any], flags: int = 0
     ) -> None:
         """Write a change to an event of `session`, or to itself: it goes out after the events."""
+        if not UUID_FORM.fullmatch(event_id):
+            raise ValueError(f"event_id must be the id of an event, not {event_id[:40]!r}")
         if self._forking:
             self._notice_fork()
         if session.announced[0] != self.epoch:
@@ -341,6 +354,7 @@ class Recorder:
     def _new_session(
         self, name: str, session_id: str | None, up: Link | None, fields: Mapping[str, Any]
     ) -> Session:
+        session_id = None if session_id is None else str(session_id)  # a UUID is natural here
         found = wire_session_id(session_id) if session_id else self.ids.new()
         session = Session(self, up, name, found)
         body: Fields = {"session_id": encode(found), "session_name": encode(name)}
@@ -392,16 +406,6 @@ def wire_session_id(session_id: str) -> str:
     if UUID_FORM.fullmatch(session_id):
         return session_id.lower()
     return str(uuid5(NAMESPACE_URL, f"hh-session:{session_id}"))
-
-
-def describe(error: BaseException) -> str:
-    """Return an exception as `TypeName: message`, also when its `__str__` raises."""
-    name = type(error).__name__
-    try:
-        message = str(error)
-    except Exception as failure:  # noqa: BLE001 - a user's __str__ may raise anything
-        message = f"<str raised {type(failure).__name__}>"
-    return f"{name}: {message[:ERROR_LENGTH]}" if message else name
 
 
 def _nothing() -> None:

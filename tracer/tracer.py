@@ -16,11 +16,19 @@ from tracer import fork
 from tracer.buffer import Buffer, PrivateMemory, SegmentSource
 from tracer.clock import wall_ms
 from tracer.config import Config
-from tracer.context import nearest
-from tracer.decorators import SessionFactory, SpanFactory, Suppress, bind_context
+from tracer.context import Suppression, nearest
+from tracer.decorators import (
+    SPAN_FIELDS,
+    SessionFactory,
+    SpanFactory,
+    Suppress,
+    bind_context,
+    check_fields,
+)
 from tracer.errors import Guard, SpoolError
 from tracer.event import shape_of
 from tracer.recorder import Recorder, Session, Span
+from tracer.schema import EventUpdate, fields_of
 from tracer.spool import Spool
 
 if TYPE_CHECKING:
@@ -29,11 +37,12 @@ if TYPE_CHECKING:
     from tracer.config import Options
     from tracer.decorators import SpanFields
     from tracer.flusher import Flusher
-    from tracer.schema import EventUpdate
 
 __all__ = ["FlushResult", "Source", "Stats", "Tracer"]
 
 log = logging.getLogger("tracer")
+
+UPDATE_FIELDS = frozenset(fields_of(EventUpdate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +259,14 @@ class Tracer:
             if span is not None:
                 span.set(**fields)
             return
-        with self._guard.during("enrich_span"):
-            self._recorder.update(self.current_session(), event_id, fields)
+        check_fields(fields, UPDATE_FIELDS)
+        if self._records():
+            with self._guard.during("enrich_span"):
+                self._recorder.update(self.current_session(), event_id, fields)
+
+    def _records(self) -> bool:
+        link = nearest(self._recorder)
+        return not (self.config.disable_tracing or isinstance(link, Suppression))
 
     def enrich_session(
         self, *, session_id: str | None = None, **fields: Unpack[EventUpdate]
@@ -260,6 +275,9 @@ class Tracer:
 
         The change goes out in the background, after the events recorded before it.
         """
+        check_fields(fields, UPDATE_FIELDS)
+        if not self._records():
+            return
         with self._guard.during("enrich_session"):
             if session_id is None:
                 session = self.current_session()
@@ -283,6 +301,7 @@ class Tracer:
                 both missing mean now.
         Returns: the event's id; None when nothing is recorded.
         """
+        check_fields(fields, SPAN_FIELDS)
         if self.config.disable_tracing:
             return None
         with self._guard.during("log_event"):
