@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import tracer.fork  # noqa: F401 - its hooks must be registered now; the rest waits until used
+# its hooks must be registered now; everything else waits until it is used
+import tracer.fork  # noqa: F401  # pyright: ignore[reportUnusedImport]  # see above
 from tracer.version import __version__
 
 if TYPE_CHECKING:

@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
 from threading import RLock, get_ident
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from tracer.errors import SpoolError, SpoolFullError
+from tracer.counts import Counts, value_of
+from tracer.errors import SpoolError
+from tracer.memory import PrivateMemory, SegmentSource
 from tracer.segment import (
     DELIVERED,
     EVENT,
@@ -21,7 +23,7 @@ from tracer.segment import (
     private_memory,
 )
 
-__all__ = ["Books", "Buffer", "PrivateMemory", "SegmentSource"]
+__all__ = ["Books", "Buffer"]
 
 FIRST_SIZE = 2 << 20  # many idle workers must not fill the disk
 FULL_SIZE = 8 << 20
@@ -30,69 +32,6 @@ MAX_NESTED = 4  # signals faster than a segment is made would otherwise make the
 NEVER = 1 << 62  # a sequence number no event reaches: nobody needs to be woken
 
 log = logging.getLogger("tracer")
-
-
-class SegmentSource(Protocol):
-    """Where segments come from and go: the spool directory, or private memory."""
-
-    def create(self, size: int) -> Segment: ...
-    def discard(self, segment: Segment) -> None: ...
-    def adopt(self) -> Iterator[Segment]: ...
-    def renew(self) -> None: ...
-
-
-class PrivateMemory:
-    """Segments in memory that dies with the process, bounded by bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held: dict[Segment, int] = {}
-
-    def create(self, size: int) -> Segment:
-        """Allocate `size` bytes. Raises: SpoolFullError: the bound on bytes is reached."""
-        if sum(list(self._held.values())) + size > self._max_bytes:
-            raise SpoolFullError(f"more than {self._max_bytes:,} bytes wait in memory")
-        segment = private_memory(size)
-        self._held[segment] = size
-        return segment
-
-    def discard(self, segment: Segment) -> None:
-        """Free a settled segment."""
-        self._held.pop(segment, None)
-        segment.close()
-
-    def adopt(self) -> Iterator[Segment]:
-        """Yield nothing: memory leaves no orphans."""
-        return iter(())
-
-    def renew(self) -> None:
-        """Forget the parent's segments in a forked child."""
-        self._held = {}
-
-
-class Counts:
-    """Counters that any thread may raise without a lock: `next` of a count is one step."""
-
-    def __init__(self) -> None:
-        self._counts: dict[int | str, count[int]] = {}
-
-    def add(self, name: int | str) -> None:
-        """Count one more of `name`."""
-        found = self._counts.get(name)
-        next(self._counts.setdefault(name, count()) if found is None else found)
-
-    def items(self) -> list[tuple[int | str, int]]:
-        """Return every name counted with its number."""
-        return [(name, _value(found)) for name, found in list(self._counts.items())]
-
-    def total(self) -> int:
-        """Return the sum over all names."""
-        return sum(number for _, number in self.items())
-
-
-def _value(counter: count[int]) -> int:
-    # `repr` is the one way to look at a count without drawing from it on every version
-    return int(repr(counter)[len("count(") : -1])
 
 
 class Books(NamedTuple):
@@ -257,16 +196,22 @@ class Buffer:
     @property
     def drawn(self) -> int:
         """The sequence number given out last."""
-        return _value(self._sequence) - 1
+        return value_of(self._sequence) - 1
+
+    def _producers(self) -> tuple[int, int, list[tuple[int | str, int]]]:
+        """Return the counters of the writers as they stand at one moment."""
+        looks = PATIENCE
+        while True:  # until no other thread wrote between these lines
+            drawn = self.drawn
+            recorded, refused = drawn - self._beside.total(), self._refused.items()
+            looks -= 1
+            if drawn == self.drawn or not looks:
+                return drawn, recorded, refused
 
     def books(self) -> Books:
         """Count where every event is."""
         with self._reading:
-            for _ in range(PATIENCE):  # until no other thread wrote between these lines
-                drawn = self.drawn
-                recorded, refused = drawn - self._beside.total(), self._refused.items()
-                if drawn == self.drawn:
-                    break
+            drawn, recorded, refused = self._producers()
             dropped = dict(self._given_up)
             for reason, number in refused:
                 dropped[str(reason)] = dropped.get(str(reason), 0) + number

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from itertools import count
+from uuid import NAMESPACE_URL, uuid5
 
-__all__ = ["Clock", "IdSource", "wall_ms"]
+__all__ = ["UUID_FORM", "Clock", "IdSource", "wall_ms", "wire_session_id"]
 
 COUNTER_BITS = 48
 HEADROOM_BITS = 47  # the counter starts in the lower half: 1.4e14 ids before a new prefix
+
+UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 class Clock:
@@ -55,3 +59,13 @@ class IdSource:
             self.renew()
             return self.new()
         return f"{self._prefix}{number:012x}"
+
+
+def wire_session_id(session_id: str) -> str:
+    """Return a session id as the server takes it: a UUID as it is, anything else as a UUIDv5.
+
+    The same text gives the same UUID in every process.
+    """
+    if UUID_FORM.fullmatch(session_id):
+        return session_id.lower()
+    return str(uuid5(NAMESPACE_URL, f"hh-session:{session_id}"))

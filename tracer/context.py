@@ -8,8 +8,11 @@ tracers share it: a tracer looks up the chain for links of its own.
 from __future__ import annotations
 
 from contextvars import ContextVar
+from typing import TypeVar
 
-__all__ = ["CURRENT", "Link", "Suppression", "nearest", "restore"]
+__all__ = ["CURRENT", "Link", "Suppress", "Suppression", "innermost", "nearest", "restore"]
+
+L = TypeVar("L", bound="Link")
 
 
 class Link:
@@ -72,3 +75,35 @@ def _above(link: Link) -> Link | None:
         up = up.up
     link.up = up
     return up
+
+
+def innermost(opened: list[L]) -> L:
+    """Take out of `opened` what was entered last in this task or thread.
+
+    One object may be entered by several tasks at once, which leave in any order.
+    """
+    link = CURRENT.get()
+    while link is not None and link.owner is not None:
+        for found in opened:
+            if found is link:
+                opened.remove(found)
+                return found
+        link = link.up
+    return opened.pop()
+
+
+class Suppress:
+    """A block in which nothing is recorded, by no tracer."""
+
+    def __init__(self) -> None:
+        self._open: list[Suppression] = []
+
+    def __enter__(self) -> None:
+        link = Suppression(CURRENT.get())
+        self._open.append(link)
+        CURRENT.set(link)
+
+    def __exit__(self, *_: object) -> None:
+        link = self._open.pop()
+        link.ended = True
+        restore(link)

@@ -10,8 +10,11 @@ from threading import get_ident
 from typing import TYPE_CHECKING
 
 from tracer.config import Config
-from tracer.decorators import SessionFactory, SpanFactory, Suppress, bind_context
+from tracer.context import Suppress
+from tracer.decorators import SpanFactory
+from tracer.propagate import bind_context
 from tracer.recorder import Recorder, Session, Span
+from tracer.sessions import SessionFactory
 from tracer.tracer import FlushResult, Source, Stats, Tracer
 
 if TYPE_CHECKING:

@@ -64,6 +64,8 @@ def encode(value: Any) -> bytes:
 def encode_object(value: Any) -> bytes:
     """Return `value` as a JSON object, wrapped as `{"result": value}` where it is none."""
     encoded = encode(value)
+    if type(value) is dict:
+        return encoded
     if encoded[:1] == b"{" and not encoded.startswith(_MARKER):
         return encoded
     return b'{"result":%b}' % encoded

@@ -6,7 +6,8 @@ delivered is marked in the segments, so there is no second list of events anywhe
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - getaddrinfo looks for it, and the thread must not import
+# getaddrinfo looks for it, and the thread must not import
+import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]  # see above
 import logging
 import time
 from collections import deque

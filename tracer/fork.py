@@ -7,7 +7,9 @@ registered early and once, and look up who is alive at the moment of the fork.
 from __future__ import annotations
 
 import os
-import threading  # noqa: F401 - its own after-fork hook must be registered before ours
+
+# its own after-fork hook must be registered before ours
+import threading  # noqa: F401  # pyright: ignore[reportUnusedImport]  # see above
 import weakref
 from typing import Protocol
 

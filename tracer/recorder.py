@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
-from typing import Any
-from uuid import NAMESPACE_URL, UUID, uuid5
+from typing import Any, Protocol
 
 from tracer.buffer import Buffer
-from tracer.clock import Clock, IdSource
+from tracer.callables import Bind
+from tracer.clock import UUID_FORM, Clock, IdSource, wire_session_id
 from tracer.context import CURRENT, Link, nearest, restore
 from tracer.encode import encode, encode_object
 from tracer.errors import Guard, describe
 from tracer.event import Fields, Shape, event_json, merge, object_json
 from tracer.segment import ENDS, EVENT, SESSION, UPDATE
 
-__all__ = ["INERT_SESSION", "INERT_SPAN", "Recorder", "Session", "Span", "wire_session_id"]
+__all__ = [
+    "INERT_SESSION",
+    "INERT_SPAN",
+    "Recorder",
+    "RecorderSource",
+    "Session",
+    "Span",
+]
 
 NOTHING: Any = object()  # no output was captured, as opposed to an output of None
-UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-
-Bind = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]
 
 
 class Session(Link):
@@ -37,7 +40,7 @@ class Session(Link):
         super().__init__(owner, up)
         self.name = name
         self.id = session_id
-        self.key = UUID(session_id).bytes
+        self.key = bytes.fromhex(session_id.replace("-", ""))
         self.epoch = owner.epoch
         self.start_ms = owner.clock.wall_ns() // 1_000_000
         self.started = owner.clock.monotonic_ns()
@@ -398,15 +401,14 @@ class Recorder:
             self.buffer.after_fork_in_child()
 
 
-def wire_session_id(session_id: str) -> str:
-    """Return a session id as the server takes it: a UUID as it is, anything else as a UUIDv5.
-
-    The same text gives the same UUID in every process.
-    """
-    if UUID_FORM.fullmatch(session_id):
-        return session_id.lower()
-    return str(uuid5(NAMESPACE_URL, f"hh-session:{session_id}"))
-
-
 def _nothing() -> None:
     """Do nothing: nobody listens for forks."""
+
+
+class RecorderSource(Protocol):
+    """Where a call finds its recorder; None: switched off, or `pending` until the first call."""
+
+    recorder: Recorder | None
+    pending: bool
+
+    def start(self) -> Recorder | None: ...

@@ -102,9 +102,13 @@ class Gap:
 
 def build_frame(kind: int, sequence: int, session: bytes, payload: bytes, flags: int = 0) -> bytes:
     """Return header, payload and padding as one object, ready for a single copy."""
-    back = _BACK.pack(len(payload), kind, flags, sequence, session)
-    front = _FRONT.pack(MAGIC, WAITING, _checksum(payload, crc32(back)))
-    return b"".join((front, back, payload, PADDING[len(payload) & 7]))
+    length = len(payload)
+    back = _BACK.pack(length, kind, flags, sequence, session)
+    if length > CRC_SLICE:  # too long to be copied once more
+        front = _FRONT.pack(MAGIC, WAITING, _checksum(payload, crc32(back)))
+        return b"".join((front, back, payload, PADDING[length & 7]))
+    body = back + payload
+    return _FRONT.pack(MAGIC, WAITING, crc32(body)) + body + PADDING[length & 7]
 
 
 def _checksum(payload: bytes, start: int) -> int:

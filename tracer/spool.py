@@ -20,10 +20,8 @@ from pathlib import Path
 from tracer.errors import SegmentError, SpoolError, SpoolFullError
 from tracer.segment import FILE_HEADER, Segment, read_file_header, write_file_header
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows: without flock nobody can tell who is alive
-    fcntl = None  # type: ignore[assignment]  # the module is absent there
 
 __all__ = ["Spool"]
 
@@ -41,7 +39,7 @@ class Spool:
     """
 
     def __init__(self, directory: Path, destination: str) -> None:
-        if fcntl is None:
+        if sys.platform == "win32":  # nobody could tell who is alive
             raise SpoolError("this platform has no flock")
         self.directory = directory
         self._destination = destination
@@ -74,7 +72,7 @@ class Spool:
             fd = self._open_new(unfinished)
             try:
                 lock_fd = os.open(unfinished, os.O_RDWR | os.O_NOFOLLOW)
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(lock_fd)
                 _allocate(fd, size)
                 memory = mmap.mmap(fd, size)
             finally:
@@ -135,7 +133,7 @@ class Spool:
             if not stat.S_ISREG(found.st_mode) or not self._is_ours(os.pread(fd, FILE_HEADER, 0)):
                 os.close(fd)
                 return None
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
             if os.stat(path, follow_symlinks=False).st_ino != found.st_ino:
                 os.close(fd)
                 return None
@@ -163,7 +161,7 @@ class Spool:
                 return
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(fd)
                 _unlink(path)
             finally:
                 os.close(fd)
@@ -186,6 +184,12 @@ def _make(directory: Path) -> None:
     if not directory.is_dir():
         _make(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def _lock(fd: int) -> None:
+    """Take the lock without waiting. Raises: BlockingIOError: its holder lives."""
+    if sys.platform != "win32":
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _unlink(path: str) -> None:

@@ -13,22 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracer import fork
-from tracer.buffer import Buffer, PrivateMemory, SegmentSource
+from tracer.buffer import Buffer
+from tracer.callables import check_fields
 from tracer.clock import wall_ms
 from tracer.config import Config
-from tracer.context import Suppression, nearest
-from tracer.decorators import (
-    SPAN_FIELDS,
-    SessionFactory,
-    SpanFactory,
-    Suppress,
-    bind_context,
-    check_fields,
-)
+from tracer.context import Suppress, Suppression, nearest
+from tracer.decorators import SPAN_FIELDS, SpanFactory
 from tracer.errors import Guard, SpoolError
 from tracer.event import shape_of
+from tracer.memory import PrivateMemory, SegmentSource
+from tracer.propagate import bind_context
 from tracer.recorder import Recorder, Session, Span
 from tracer.schema import EventUpdate, fields_of
+from tracer.sessions import SessionFactory
 from tracer.spool import Spool
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from hypothesis.stateful import (
 )
 from hypothesis.strategies import booleans, integers
 
-from tracer.buffer import FIRST_SIZE, FULL_SIZE, Buffer, PrivateMemory, SegmentSource
+from tracer.buffer import FIRST_SIZE, FULL_SIZE, Buffer
 from tracer.errors import SpoolError
+from tracer.memory import PrivateMemory, SegmentSource
 from tracer.segment import (
     DELIVERED,
     DROPPED,

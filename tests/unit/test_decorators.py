@@ -23,9 +23,11 @@ from journal import by_name, events, local_tracer, only, sessions, updates
 
 from tracer.buffer import Buffer
 from tracer.clock import Clock, IdSource
-from tracer.context import CURRENT
-from tracer.decorators import SessionFactory, SpanFactory, Suppress, bind_context
+from tracer.context import CURRENT, Suppress
+from tracer.decorators import SpanFactory
+from tracer.propagate import bind_context
 from tracer.recorder import INERT_SESSION, INERT_SPAN
+from tracer.sessions import SessionFactory
 from tracer.tracer import Source, Tracer
 
 

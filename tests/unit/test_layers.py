@@ -8,8 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-RANKS = {
+RANKS: dict[str, float] = {
     "tracer.check": 0,
+    "tracer.counts": 0,
     "tracer.errors": 0,
     "tracer.schema": 0,
     "tracer.semconv": 0,
@@ -22,8 +23,10 @@ RANKS = {
     "tracer.encode": 1,
     "tracer.redact": 1,
     "tracer.segment": 1,
+    "tracer.callables": 1,
     "tracer.answers": 1,
     "tracer.wire": 1,
+    "tracer.memory": 1.5,
     "tracer.buffer": 2,
     "tracer.transport": 2,
     "tracer.retry": 2,
@@ -36,6 +39,7 @@ RANKS = {
     "tracer.flusher": 4,
     "tracer.decorators": 4,
     "tracer.propagate": 4,
+    "tracer.sessions": 4,
     "tracer.tracer": 5,
     "tracer.default": 6,
     "tracer.testing": 7,
@@ -59,7 +63,7 @@ def folder_of(module: str) -> str | None:
     return next((f for f in FOLDERS if module == f or module.startswith(f + ".")), None)
 
 
-def rank_of(module: str) -> int:
+def rank_of(module: str) -> float:
     folder = folder_of(module)
     return FOLDERS[folder] if folder else RANKS[module]
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from journal import events, only, sessions, updates
 from programs import run
 
-from tracer.buffer import Buffer, PrivateMemory
-from tracer.clock import Clock
+from tracer.buffer import Buffer
+from tracer.clock import Clock, wire_session_id
 from tracer.context import CURRENT, Suppression
 from tracer.errors import Guard, SpoolFullError
 from tracer.event import Shape
-from tracer.recorder import INERT_SESSION, INERT_SPAN, Recorder, Span, wire_session_id
+from tracer.memory import PrivateMemory
+from tracer.recorder import INERT_SESSION, INERT_SPAN, Recorder, Span
 from tracer.segment import ENDS, UPDATE, Segment
 
 SHAPE = Shape("chain", "step")
@@ -297,7 +298,7 @@ def test_every_text_becomes_a_session_id(text: str) -> None:
 
 def test_a_mapped_session_id_is_the_same_in_every_process() -> None:
     known = "43f7f3cf-af57-5e21-b02d-6e0d4ba30a95"
-    script = "from tracer.recorder import wire_session_id; print(wire_session_id('chat 42'))"
+    script = "from tracer.clock import wire_session_id; print(wire_session_id('chat 42'))"
     assert wire_session_id("chat 42") == run(script).out.strip()
     assert UUID(wire_session_id("chat 42")).version == UUID(known).version == 5
 

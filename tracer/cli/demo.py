@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +126,7 @@ def _print(
 
 
 @contextmanager
-def _collector(directory: Path) -> Iterator[str]:
+def _collector(directory: Path) -> Generator[str, None, None]:
     """Run `tracer serve` as a process of its own; yield its URL, stop it afterwards."""
     missing = missing_extra()
     if missing is not None:

@@ -1,0 +1,144 @@
+"""`session`: a decorator and a context manager around one run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, overload
+
+from tracer.callables import check_fields, check_function
+from tracer.context import innermost
+from tracer.recorder import INERT_SESSION, RecorderSource, Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["SessionFactory"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class SessionFields(TypedDict, total=False):
+    """What a session may be given when it is opened."""
+
+    inputs: Any
+    config: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    user_properties: Mapping[str, Any]
+
+
+SESSION_FIELDS = frozenset(SessionFields.__annotations__)
+
+
+class SessionFactory:
+    """Open sessions around functions or blocks; opening one does no I/O."""
+
+    def __init__(self, source: RecorderSource) -> None:
+        self._source = source
+
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Callable[P, R]: ...
+    @overload
+    def __call__(
+        self,
+        name: str | None = None,
+        *,
+        session_id: str | None = None,
+        **fields: Unpack[SessionFields],
+    ) -> SessionContext: ...
+    def __call__(self, name: Any = None, *, session_id: str | None = None, **fields: Any) -> Any:
+        """Decorate a function, or return what does so and opens a block.
+
+        Args:
+            name: a function to decorate, or the session's name.
+            session_id: join or open this one; text that is no UUID is mapped to one.
+            fields: inputs, config, metadata, user_properties.
+        """
+        check_fields(fields, SESSION_FIELDS)
+        if name is None or isinstance(name, str):
+            return SessionContext(self._source, name, session_id, fields)
+        return SessionContext(self._source, None, session_id, fields)(name)
+
+
+class SessionContext:
+    """A session to open: `with` and `async with` open one, calling it decorates a function."""
+
+    __slots__ = ("_fields", "_name", "_open", "_session_id", "_source")
+
+    def __init__(
+        self,
+        source: RecorderSource,
+        name: str | None,
+        session_id: str | None,
+        fields: Mapping[str, Any],
+    ) -> None:
+        self._source = source
+        self._name = name
+        self._session_id = session_id
+        self._fields = fields
+        self._open: list[Session] = []
+
+    def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
+        """Return `func` opening a session for each call."""
+        check_function(func)
+        name = self._name or func.__name__
+
+        def opened() -> SessionContext:
+            return SessionContext(self._source, name, self._session_id, self._fields)
+
+        if inspect.iscoroutinefunction(func):
+
+            @functools.wraps(func)
+            async def in_session_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+                async with opened():
+                    return await func(*args, **kwargs)
+
+            return in_session_async  # type: ignore[return-value]  # R is the coroutine it returns
+
+        @functools.wraps(func)
+        def in_session(*args: P.args, **kwargs: P.kwargs) -> R:
+            with opened():
+                return func(*args, **kwargs)
+
+        return in_session
+
+    def __enter__(self) -> Session:
+        source = self._source
+        recorder = source.recorder
+        if recorder is None and source.pending:
+            recorder = source.start()
+        session = None
+        if recorder is not None:
+            name = self._name or recorder.default.name
+            session = recorder.open_session(name, self._session_id, self._fields)
+        if session is None:
+            session = INERT_SESSION
+        self._open.append(session)
+        return session
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        session = innermost(self._open)
+        if session is not INERT_SESSION:
+            try:
+                session.owner.close_session(session, error)
+            finally:
+                session.ended = True
+
+    async def __aenter__(self) -> Session:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
