@@ -10,6 +10,7 @@ from uuid import UUID
 
 from tracer.answers import parsed
 from tracer.buffer import Buffer
+from tracer.clock import UUID_FORM
 from tracer.errors import (
     AuthError,
     ConflictError,
@@ -29,8 +30,6 @@ EVENT_ID = 36  # characters of event id in front of an update's JSON
 QUIET = 60.0  # seconds between two log lines about the same kind of failure
 
 # The start of every session frame, as recorder.py writes it: enough to open the session with.
-# Users name the event an update is for; anything else than a UUID is no path of the server.
-_UUID = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ID_AND_NAME = re.compile(rb'{"session_id":"[^"]*","session_name":"(?:[^"\\]|\\.)*"')
 
 log = logging.getLogger("tracer")
@@ -160,15 +159,14 @@ class Delivery:
             self._buffer.settle(frames, DROPPED, reason)
 
     def _update(self, frame: Frame) -> None:
-        named, body = frame.payload[:EVENT_ID], frame.payload[EVENT_ID:]
+        event_id, body = str(frame.payload[:EVENT_ID], "ascii", "replace"), frame.payload[EVENT_ID:]
         opened = self._opened.get(frame.session)
-        event_id = str(named, "ascii", "replace")
-        if opened is not None and event_id == _wire_id(frame.session):
-            event_id = opened.wire_id
         outcome = DELIVERED
         try:
-            if not (_UUID.fullmatch(named) and body.startswith(b"{")):
+            if not (UUID_FORM.fullmatch(event_id) and body.startswith(b"{")):  # no path of ours
                 raise RejectedError(f"an update names no event: {event_id!r}")
+            if opened is not None and event_id == _wire_id(frame.session):
+                event_id = opened.wire_id
             self._request("PUT", f"/v1/events/{event_id}", body)
         except (TransientError, AuthError):
             raise

@@ -69,6 +69,8 @@ class Stats:
     a slack of the number of threads that are recording at this moment.
 
     Attributes:
+        failures: errors of ours that were kept away from the program.
+        flusher_restarts: how often the background thread went on after one of those.
         mode: D (journal on disk) or M (memory), and why.
         last_success: Unix seconds of the last answered request.
     """
@@ -84,6 +86,7 @@ class Stats:
     retries: int
     bytes_sent: int
     failures: int
+    flusher_restarts: int
     last_error: str | None
     last_success: float | None
     mode: str
@@ -226,6 +229,7 @@ class Tracer:
             retries=flusher.retries if flusher else 0,
             bytes_sent=delivery.bytes_sent if delivery else 0,
             failures=self._guard.count,
+            flusher_restarts=flusher.restarts if flusher else 0,
             last_error=delivery.last_error if delivery else None,
             last_success=delivery.last_success if delivery else None,
             mode=self._mode if buffer.durable or self._mode[0] == "M" else "M: the disk failed",
@@ -354,7 +358,10 @@ def _at_exit() -> None:
     started = time.monotonic()
     for tracer in list(_live):  # they share the time: the exit takes the longest, not the sum
         passed = time.monotonic() - started
-        tracer.shutdown(max(tracer.config.shutdown_timeout - passed, 0))
+        done = tracer.shutdown(max(tracer.config.shutdown_timeout - passed, 0))
+        lost = done.queued + done.dropped.get("shutdown", 0)
+        if lost:  # no loss is silent, and nobody can ask `stats` any more
+            log.warning("%d events waited in memory only and are lost: %s", lost, done.reason)
 
 
 # Runs after the program's own threads have ended and before daemon threads, ours among them, stop.

@@ -535,3 +535,16 @@ def test_p7_the_first_event_at_the_very_end_is_sent_without_a_thread(tmp_path: P
         assert ended.code == 0
         assert time.monotonic() - started < 5, "10 s is what an attempt may take otherwise"
         assert list(tmp_path.glob("*.segment"))
+
+
+@pytest.mark.parametrize(("durable", "times"), [("1", 0), ("0", 1)], ids=["D", "M"])
+def test_p3_what_memory_loses_at_the_exit_is_said(durable: str, times: int, tmp_path: Path) -> None:
+    env = environment(
+        HH_API_URL="http://127.0.0.1:9",
+        HH_SPOOL_DIR=tmp_path,
+        HH_SHUTDOWN_TIMEOUT="0.5",
+        HH_DURABLE=durable,
+    )
+    ended = run(HANGING.format(failed=False), env=env)
+    assert ended.code == 0
+    assert ended.err.count("10 events waited in memory only and are lost") == times
