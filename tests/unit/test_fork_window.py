@@ -53,7 +53,7 @@ os.waitpid(pid, 0)
 kept.clear()
 with tracer.chain("after"):
     pass
-print(json.dumps({"parent": names(), "child": json.loads(os.read(read, 1 << 16))}))
+print(json.dumps({"parent": names(), "child": json.loads(os.read(read, 1 << 16))}), flush=True)
 os._exit(0)
 """
 
