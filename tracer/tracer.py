@@ -323,7 +323,9 @@ class Tracer:
 
 def _segment_source(config: Config) -> tuple[SegmentSource, str]:
     """Return where segments come from, and the mode with its reason."""
-    if config.durable and not config.disable_tracing:
+    if config.disable_tracing:
+        return PrivateMemory(config.max_queue_bytes), "M: tracing is off"
+    if config.durable:
         try:
             return Spool(
                 config.spool_path, config.destination
