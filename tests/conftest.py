@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 from collector_process import CollectorProcess
+from hypothesis import settings
+
+# a timing never decides a test; how many examples is each test's own choice
+settings.register_profile("timeless", deadline=None)
+settings.load_profile("timeless")
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
