@@ -29,13 +29,13 @@ if TYPE_CHECKING:
         trace,
     )
     from tracer.errors import ConfigError, TracerError, TransportError
-    from tracer.recorder import Session, Span
+    from tracer.spans import Session, Span
     from tracer.tracer import FlushResult, Stats, Tracer
 
 _HOME = {
     "tracer.client": ("AsyncClient", "Client"),
     "tracer.errors": ("ConfigError", "TracerError", "TransportError"),
-    "tracer.recorder": ("Session", "Span"),
+    "tracer.spans": ("Session", "Span"),
     "tracer.tracer": ("FlushResult", "Stats", "Tracer"),
 }  # everything else in __all__ lives in tracer.default
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, overload
 from tracer.callables import binder, check_fields, check_function
 from tracer.context import innermost
 from tracer.event import Shape, shape_of
-from tracer.recorder import INERT_SPAN, RecorderSource, Span
+from tracer.recorder import RecorderSource
+from tracer.spans import INERT_SPAN, Span
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -13,8 +13,9 @@ from tracer.config import Config
 from tracer.context import Suppress
 from tracer.decorators import SpanFactory
 from tracer.propagate import bind_context
-from tracer.recorder import Recorder, Session, Span
+from tracer.recorder import Recorder
 from tracer.sessions import SessionFactory
+from tracer.spans import Session, Span
 from tracer.tracer import FlushResult, Source, Stats, Tracer
 
 if TYPE_CHECKING:

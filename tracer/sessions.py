@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, overload
 
 from tracer.callables import check_fields, check_function
 from tracer.context import innermost
-from tracer.recorder import INERT_SESSION, RecorderSource, Session
+from tracer.recorder import RecorderSource
+from tracer.spans import INERT_SESSION, Session
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -23,9 +23,10 @@ from tracer.errors import Guard, SpoolError
 from tracer.event import shape_of
 from tracer.memory import PrivateMemory, SegmentSource
 from tracer.propagate import bind_context
-from tracer.recorder import Recorder, Session, Span
+from tracer.recorder import Recorder
 from tracer.schema import EventUpdate, fields_of
 from tracer.sessions import SessionFactory
+from tracer.spans import Session, Span
 from tracer.spool import Spool
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 from journal import events, local_tracer
 
 from tracer.context import CURRENT, Link, Suppression, nearest, restore
-from tracer.recorder import Span
+from tracer.spans import Span
 from tracer.tracer import Tracer
 
 MINE, THEIRS = object(), object()

@@ -26,8 +26,8 @@ from tracer.clock import Clock, IdSource
 from tracer.context import CURRENT, Suppress
 from tracer.decorators import SpanFactory
 from tracer.propagate import bind_context
-from tracer.recorder import INERT_SESSION, INERT_SPAN
 from tracer.sessions import SessionFactory
+from tracer.spans import INERT_SESSION, INERT_SPAN
 from tracer.tracer import Source, Tracer
 
 

@@ -118,7 +118,7 @@ def test_every_exported_name_can_be_had() -> None:
 def test_what_is_exported_is_what_its_home_defines() -> None:
     assert tracer.Tracer is import_module("tracer.tracer").Tracer
     assert tracer.chain is import_module("tracer.default").chain
-    assert tracer.Span is import_module("tracer.recorder").Span
+    assert tracer.Span is import_module("tracer.spans").Span
     assert tracer.TracerError is import_module("tracer.errors").TracerError
     assert tracer.__version__ == import_module("tracer.version").__version__
 

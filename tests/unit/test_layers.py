@@ -33,6 +33,7 @@ RANKS: dict[str, float] = {
     "tracer.spool": 2,
     "tracer.cost": 2,
     "tracer.hooks": 2,
+    "tracer.spans": 2.5,
     "tracer.recorder": 3,
     "tracer.client": 3,
     "tracer.delivery": 3,

@@ -19,8 +19,9 @@ from tracer.context import CURRENT, Suppression
 from tracer.errors import Guard, SpoolFullError
 from tracer.event import Shape
 from tracer.memory import PrivateMemory
-from tracer.recorder import INERT_SESSION, INERT_SPAN, Recorder, Span
+from tracer.recorder import Recorder
 from tracer.segment import ENDS, UPDATE, Segment
+from tracer.spans import INERT_SESSION, INERT_SPAN, Span
 
 SHAPE = Shape("chain", "step")
 

@@ -21,7 +21,7 @@ from programs import assert_books, environment, run
 
 from tracer.context import CURRENT
 from tracer.errors import ConfigError
-from tracer.recorder import Span
+from tracer.spans import Span
 from tracer.tracer import Tracer
 
 
