@@ -9,6 +9,7 @@ from __future__ import annotations
 # getaddrinfo looks for it, and the thread must not import
 import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]  # see above
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -71,6 +72,7 @@ class Flusher:
         buffer.on_rotate = self.notify
 
     def _fresh(self) -> None:
+        self._pid = os.getpid()
         self._transport = self._make_transport(self._config.timeout)
         self._delivery = Delivery(self._buffer, self._transport)
         self._mailbox: SimpleQueue[_Wish | None] = SimpleQueue()
@@ -115,6 +117,8 @@ class Flusher:
     def _ask(self, timeout: float, *, stops: bool) -> str | None:
         if self._stopped:
             return self._reason
+        if os.getpid() != self._pid:
+            return "the process was forked just now: nothing is sent yet"
         if stops and not self._threads and not self._buffer.drawn:
             self._finish()  # nothing was recorded: no thread, no connection
             return None
@@ -153,7 +157,9 @@ class Flusher:
             self._grant(self._reason, self._wishes[:])
 
     def _start(self) -> bool:
-        if self._threads or self._stopped:
+        if self._threads or self._stopped or os.getpid() != self._pid:
+            # the last: in a child whose fork hook, an earlier one of the user's now recording,
+            # has not come to us yet. A thread started there would be a second one afterwards.
             return False
         thread = Thread(target=self._run, name="tracer-flusher", daemon=True)
         if self._threads.setdefault("flusher", thread) is not thread:

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from programs import run
+from fakes import ContractServer
+from programs import environment, run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -67,3 +68,41 @@ def test_what_an_earlier_hook_does_in_the_child_never_lands_in_the_parents_segme
     done = run(PROGRAM, tmp_path, way)
     assert done.code == 0, done.err
     assert json.loads(done.out) == {"parent": ["before", "after"], "child": child}
+
+
+# The hook records before the parent ever did: in the child no thread is there yet.
+FIRST_IN_THE_CHILD = """
+import os, sys, threading
+
+def early():
+    with t.chain("hook"):
+        pass
+    asked.append(t.flush(1).reason)
+
+asked = []
+os.register_at_fork(after_in_child=early)
+
+import tracer
+t = tracer.init()
+pid = os.fork()
+if pid == 0:
+    alive = [thread.name for thread in threading.enumerate()]
+    done = t.shutdown(10)
+    print(alive.count("tracer-flusher"), done.ok, done.delivered, *asked, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("durable", ["1", "0"], ids=["D", "M"])
+def test_an_earlier_hook_that_records_first_leaves_one_thread_in_the_child(
+    tmp_path: Path, durable: str
+) -> None:
+    with ContractServer() as server:
+        env = environment(
+            HH_API_URL=server.url, HH_SPOOL_DIR=tmp_path / "spool", HH_DURABLE=durable
+        )
+        done = run(FIRST_IN_THE_CHILD, env=env)
+        assert done.err == ""
+        assert done.out == "1 True 1 the process was forked just now: nothing is sent yet\n"
+        assert len(server.events) == 1
