@@ -371,7 +371,14 @@ def test_a_refused_create_is_tried_with_id_and_name_then_costs_its_session(
 
 def test_f19_a_refused_key_holds_everything_and_asks_rarely(tmp_path: Path) -> None:
     with ContractServer(lambda _: Answer(401)) as server:
-        t = Tracer(server_url=server.url, api_key="hh_revoked00", spool_dir=tmp_path)
+        # an interval that ends, or a batch that fills, before the flush would be asked about too
+        t = Tracer(
+            server_url=server.url,
+            api_key="hh_revoked00",
+            spool_dir=tmp_path,
+            batch_size=5000,
+            flush_interval=3600,
+        )
         for _ in range(1200):
             with t.tool("work"):
                 pass

@@ -16,6 +16,7 @@ __all__ = ["MAX_BYTES", "MAX_NODES", "json_value", "read_request"]
 MAX_BYTES = 10_000_000  # a batch of 5,000 events of 2 kB; the server takes no more at once either
 MAX_NODES = 1_000_000  # values after aliases: nine lines of YAML can stand for 10^9
 MAX_DEPTH = 200  # levels; orjson writes 254
+TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 
 # A string, or something that JSON does not know. Each alternative ends at the end of the text at
 # the latest, so that no position is looked at twice and 10 MB of quotes take no longer than text.
@@ -124,6 +125,8 @@ def _from_yaml(name: str, text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.context, error.problem) if part)
+        if "maximum nesting depth" in what:  # libyaml 0.2.6 reads ahead and stops at 1,000 levels
+            what = TOO_DEEP
         _refuse(name, what, *((mark.line, mark.column) if mark else ()))
     except yaml.YAMLError as error:
         _refuse(name, " ".join(str(error).split()))
@@ -160,7 +163,7 @@ def _check_size(name: str, events: Any) -> None:
         if count > MAX_NODES:
             _refuse_at(name, f"stands for more than {MAX_NODES:,} values", event.start_mark)
         if len(open_) > MAX_DEPTH:
-            _refuse_at(name, f"is nested deeper than {MAX_DEPTH} levels", event.start_mark)
+            _refuse_at(name, TOO_DEEP, event.start_mark)
 
 
 def _plain(name: str, value: Any) -> Any:
