@@ -52,6 +52,11 @@ class Options(TypedDict, total=False):
     spool_dir: str | os.PathLike[str] | None
     max_queue: int | None
     max_queue_bytes: int | None
+    capture_inputs: bool | None
+    capture_outputs: bool | None
+    tracebacks: bool | None
+    max_event_bytes: int | None
+    sample_rate: float | None
     allow_http: bool | None
 
 
@@ -94,6 +99,19 @@ class Config:
     max_queue: int = _option(100_000, "events that may wait in M", "HH_MAX_QUEUE", least=1)
     max_queue_bytes: int = _option(
         64 << 20, "bytes that may be held in M", "HH_MAX_QUEUE_BYTES", least=2 << 20
+    )
+    capture_inputs: bool = _option(True, "record the arguments of calls", "HH_CAPTURE_INPUTS")  # noqa: FBT003 - a default
+    capture_outputs: bool = _option(True, "record what calls return", "HH_CAPTURE_OUTPUTS")  # noqa: FBT003 - a default
+    tracebacks: bool = _option(True, "record where an exception came from", "HH_TRACEBACKS")  # noqa: FBT003 - a default
+    max_event_bytes: int = _option(
+        1 << 20,
+        "bytes of one event; its largest fields are cut first",
+        "HH_MAX_EVENT_BYTES",
+        least=4096,
+        most=4_000_000,
+    )
+    sample_rate: float = _option(
+        1.0, "share of the sessions that are recorded", "HH_SAMPLE_RATE", least=0, most=1
     )
     allow_http: bool = _option(False, "plain http beyond loopback")  # noqa: FBT003 - a default
 

@@ -7,12 +7,16 @@ tracers share it: a tracer looks up the chain for links of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TypeVar
 
-__all__ = ["CURRENT", "Link", "Suppress", "Suppression", "innermost", "nearest", "restore"]
+__all__ = ["CURRENT", "Link", "Suppress", "Suppression", "innermost", "nearest"]
+__all__ += ["quietly", "restore"]
 
 L = TypeVar("L", bound="Link")
+V = TypeVar("V")
+R = TypeVar("R")
 
 
 class Link:
@@ -107,3 +111,14 @@ class Suppress:
         link = self._open.pop()
         link.ended = True
         restore(link)
+
+
+def quietly(func: Callable[[V], R], value: V) -> R:
+    """Call the user's `func` where nothing it does is recorded: what our own work calls."""
+    quiet = Suppression(CURRENT.get())
+    CURRENT.set(quiet)
+    try:
+        return func(value)
+    finally:
+        quiet.ended = True
+        restore(quiet)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
-from tracer.callables import binder, check_fields, check_function
+from tracer.callables import Bind, Capture, binder, check_fields
 from tracer.context import innermost
 from tracer.event import Shape, shape_of
 from tracer.recorder import RecorderSource
 from tracer.spans import INERT_SPAN, Span
+from tracer.streams import Reduce
+from tracer.wrapping import wrap
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["SPAN_FIELDS", "SpanFactory", "SpanFields"]
+__all__ = ["SPAN_FIELDS", "CaptureOptions", "SpanFactory", "SpanFields", "Traced"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+D = TypeVar("D", bound="type[Any] | staticmethod[..., Any] | classmethod[Any, ..., Any]")
 
 
 class SpanFields(TypedDict, total=False):
@@ -36,18 +37,44 @@ class SpanFields(TypedDict, total=False):
     error: str
 
 
+class Traced(Protocol):
+    """A tracer that records what one decorator decorates: its factories know where to."""
+
+    trace: SpanFactory
+
+
+class CaptureOptions(TypedDict, total=False):
+    """What a decorator keeps of each call; a block keeps what it is given."""
+
+    capture_inputs: bool
+    capture_outputs: bool
+    only: Iterable[str]
+    ignore: Iterable[str]
+    process_inputs: Callable[[dict[str, Any]], Any]
+    process_outputs: Callable[[Any], Any]
+    reduce: Callable[[list[Any]], Any]
+    tracer: Traced
+
+
+class DecoratorOptions(SpanFields, CaptureOptions, total=False):
+    """Everything a factory takes by keyword; checked where it is used."""
+
+
 SPAN_TYPES = ("chain", "model", "tool")
 SPAN_FIELDS = frozenset(SpanFields.__annotations__)
+CAPTURE_OPTIONS = frozenset(CaptureOptions.__annotations__)
 
 
 class SpanFactory:
-    """Make spans of one event type: around functions, or around blocks of code."""
+    """Make spans of one event type: around callables, or around blocks of code."""
 
     def __init__(self, event_type: str | None, source: RecorderSource) -> None:
         """Fix the event type; None lets each use choose, chain being the default."""
         self._event_type = event_type
-        self._source = source
+        self.source = source
 
+    @overload
+    def __call__(self, func: D, /) -> D: ...  # type: ignore[overload-overlap]  # a class is callable, too, but stays a class
     @overload
     def __call__(self, func: Callable[P, R], /) -> Callable[P, R]: ...
     @overload
@@ -56,71 +83,90 @@ class SpanFactory:
         name: str | None = None,
         *,
         event_type: str | None = None,
-        **fields: Unpack[SpanFields],
+        **options: Unpack[DecoratorOptions],
     ) -> SpanContext: ...
-    def __call__(self, name: Any = None, *, event_type: str | None = None, **fields: Any) -> Any:
-        """Decorate a function, or return what does so and opens a block: `with tool("search"):`.
+    def __call__(self, name: Any = None, *, event_type: str | None = None, **options: Any) -> Any:
+        """Decorate a callable, or return what does so and opens a block: `with tool("search"):`.
 
         Args:
-            name: a function to decorate, or the events' name (a decorated function's own if None).
+            name: a callable to decorate, or the events' name (a decorated one's own if None).
             event_type: only for `trace`: chain, model or tool.
-            fields: set on every event: inputs, outputs, config, metadata, metrics, feedback,
-                user_properties, error.
+            options: a block takes the event's fields: inputs, outputs, config, metadata, metrics,
+                feedback, user_properties, error. A decorator takes config and metadata, and
+                capture_inputs, capture_outputs (bool), only, ignore (names of arguments),
+                process_inputs (dict of arguments -> what to record), process_outputs (result ->
+                what to record), reduce (list of what was yielded -> the output), tracer (record
+                there instead of in the default one).
+        Raises: TypeError: names what is not taken, and what is.
         """
         if event_type is not None and self._event_type is not None:
             raise TypeError(f"{self._event_type}() fixes the event type; trace() takes one")
         chosen = self._event_type or event_type or "chain"
         if chosen not in SPAN_TYPES:
             raise TypeError(f"event_type must be {', '.join(SPAN_TYPES)}, not {chosen!r}")
+        check_fields(options, SPAN_FIELDS | CAPTURE_OPTIONS)
         if name is None or isinstance(name, str):
-            check_fields(fields, SPAN_FIELDS)
-            return SpanContext(self._source, chosen, name, fields)
-        return SpanContext(self._source, chosen, None, fields)(name)
+            return SpanContext(self.source, chosen, name, options)
+        return SpanContext(self.source, chosen, None, options)(name)
 
 
 class SpanContext:
-    """A span to open: `with` and `async with` open one, calling it decorates a function."""
+    """A span to open: `with` and `async with` open one, calling it decorates a callable."""
 
-    __slots__ = ("_event_type", "_fields", "_name", "_open", "_source")
+    __slots__ = ("_event_type", "_name", "_open", "_options", "_source")
 
     def __init__(
         self,
         source: RecorderSource,
         event_type: str,
         name: str | None,
-        fields: Mapping[str, Any],
+        options: Mapping[str, Any],
     ) -> None:
         self._source = source
         self._event_type = event_type
         self._name = name
-        self._fields = fields
+        self._options = options
         self._open: list[Span] = []
 
-    def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
+    @overload
+    def __call__(self, func: D) -> D: ...  # type: ignore[overload-overlap]  # see SpanFactory
+    @overload
+    def __call__(self, func: Callable[P, R]) -> Callable[P, R]: ...
+    def __call__(self, func: Any) -> Any:
         """Return `func` recording an event for each call."""
-        check_function(func)
-        name = self._name or func.__name__
-        fields = dict(self._fields)
-        shape = Shape(
-            self._event_type, name, fields.pop("config", None), fields.pop("metadata", None)
-        )
-        if fields:
+        options = dict(self._options)
+        config, metadata = options.pop("config", None), options.pop("metadata", None)
+        given = options.pop("tracer", None)
+        source = self._source if given is None else given.trace.source
+        if refused := options.keys() - CAPTURE_OPTIONS:
             raise TypeError(
-                f"{', '.join(fields)}: a decorator takes name, config and metadata; "
-                "set the rest inside the call with enrich_span()"
+                f"{', '.join(sorted(refused))}: a decorator takes name, config, metadata and "
+                f"{', '.join(sorted(CAPTURE_OPTIONS))}; set the rest inside the call with "
+                "enrich_span()"
             )
-        return _decorated(func, shape, self._source)
+        capture = _capture(options)
+        several = isinstance(func, type)  # `only` and `ignore` are for whichever method has them
+
+        def prepare(func: Callable[..., Any], name: str, bound: bool) -> SpanOpening:  # noqa: FBT001
+            shape = Shape(self._event_type, name, config, metadata, capture)
+            bind = binder(func, capture, bound=bound, strict=not several)
+            return SpanOpening(source, shape, bind, capture.reduce)
+
+        return wrap(func, prepare, self._name)
 
     def __enter__(self) -> Span:
         source = self._source
         recorder = source.recorder
         if recorder is None and source.pending:
             recorder = source.start()
+        if not self._options.keys() <= SPAN_FIELDS:
+            wrong = ", ".join(sorted(self._options.keys() - SPAN_FIELDS))
+            raise TypeError(f"{wrong}: for decorators alone; a block keeps what it is given")
         span = None
         try:
             if recorder is not None:
                 shape = shape_of(self._event_type, self._name or self._event_type)
-                span = recorder.begin(shape, fields=self._fields)
+                span = recorder.begin(shape, fields=self._options)
             self._open.append(span or INERT_SPAN)
             return span or INERT_SPAN
         except BaseException:  # an interrupt: `with` will not call `__exit__`
@@ -153,50 +199,52 @@ class SpanContext:
         self.__exit__(kind, error, traceback)
 
 
-def _decorated(func: Callable[P, R], shape: Shape, source: RecorderSource) -> Callable[P, R]:
-    """Wrap a function; ours runs before and after the call, never around it."""
-    bind = binder(func)
+class SpanOpening:
+    """Open a span for each call of one decorated callable."""
 
-    if inspect.iscoroutinefunction(func):
+    __slots__ = ("_bind", "_shape", "reduce", "source")
 
-        @functools.wraps(func)
-        async def traced_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-            recorder = source.recorder
-            if recorder is None and source.pending:
-                recorder = source.start()
-            span = None if recorder is None else recorder.begin(shape, bind, args, kwargs)
-            if span is None:
-                return await func(*args, **kwargs)
-            try:
-                result = await func(*args, **kwargs)
-            except BaseException as error:
-                span.owner.end(span, error=error)
-                raise
-            else:
-                span.owner.end(span, result)
-                return result
-            finally:
-                span.ended = True  # also when an interrupt comes before `end` gets so far
+    def __init__(
+        self,
+        source: RecorderSource,
+        shape: Shape,
+        bind: Bind,
+        reduce: Reduce | None,
+    ) -> None:
+        self.source = source
+        self._shape = shape
+        self._bind = bind
+        self.reduce = reduce
 
-        return traced_async  # type: ignore[return-value]  # R is the coroutine it returns
-
-    @functools.wraps(func)
-    def traced(*args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, detached: bool = False
+    ) -> Span | None:
+        """Return an open span, None while nothing is recorded."""
+        source = self.source
         recorder = source.recorder
-        if recorder is None and source.pending:
+        if recorder is None:
+            if not source.pending:
+                return None
             recorder = source.start()
-        span = None if recorder is None else recorder.begin(shape, bind, args, kwargs)
-        if span is None:
-            return func(*args, **kwargs)
-        try:
-            result = func(*args, **kwargs)
-        except BaseException as error:
-            span.owner.end(span, error=error)
-            raise
-        else:
-            span.owner.end(span, result)
-            return result
-        finally:
-            span.ended = True  # also when an interrupt comes before `end` gets so far
+            if recorder is None:
+                return None
+        return recorder.begin(self._shape, self._bind, args, kwargs, detached=detached)
 
-    return traced
+
+def _capture(options: dict[str, Any]) -> Capture:
+    """Return the checked capture options. Raises: TypeError: one has the wrong form."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in ("only", "ignore"):
+            if isinstance(value, str) or not all(isinstance(n, str) for n in value):
+                raise TypeError(f"{name}: a list of names of arguments, not {value!r}")
+            found[name] = frozenset(value)
+        elif name in ("capture_inputs", "capture_outputs"):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}: True or False, not {value!r}")
+            found[name.removeprefix("capture_")] = value
+        elif not callable(value):
+            raise TypeError(f"{name}: a function, not {value!r}")
+        else:
+            found[name] = value
+    return Capture(**found)

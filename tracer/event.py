@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from tracer.callables import Capture
 from tracer.encode import encode, encode_object
 from tracer.errors import describe
 from tracer.schema import EVENT_TYPES
@@ -29,7 +30,17 @@ OBJECTS = frozenset(
 class Shape:
     """What every event of one decorated function, or of one name, has in common."""
 
-    __slots__ = ("config", "event_type", "head", "metadata", "name", "tail")
+    __slots__ = (
+        "config",
+        "event_type",
+        "head",
+        "metadata",
+        "name",
+        "process_outputs",
+        "tail",
+        "takes_inputs",
+        "takes_outputs",
+    )
 
     def __init__(
         self,
@@ -37,7 +48,10 @@ class Shape:
         name: str,
         config: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        capture: Capture = Capture(),  # noqa: B008 - frozen
     ) -> None:
+        self.takes_inputs, self.takes_outputs = capture.inputs, capture.outputs
+        self.process_outputs = capture.process_outputs
         if event_type not in EVENT_TYPES:
             allowed = ", ".join(EVENT_TYPES)
             raise ValueError(f"event_type must be one of {allowed}, not {event_type!r}")

@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+from zlib import crc32
 
 from tracer.buffer import Buffer
-from tracer.callables import Bind
+from tracer.callables import Bind, processed
 from tracer.clock import UUID_FORM, Clock, IdSource, wire_session_id
 from tracer.context import CURRENT, Link, nearest, restore
 from tracer.encode import encode, encode_object
 from tracer.errors import Guard, describe
 from tracer.event import Fields, Shape, event_json, merge, object_json
+from tracer.failures import details, is_cancellation
 from tracer.segment import ENDS, EVENT, SESSION, UPDATE
-from tracer.spans import Session, Span
+from tracer.spans import NOTHING, Session, Span
 
 __all__ = [
     "Recorder",
     "RecorderSource",
 ]
-
-NOTHING: Any = object()  # no output was captured, as opposed to an output of None
 
 
 class Recorder:
@@ -39,9 +39,16 @@ class Recorder:
         session_name: str,
         session_id: str | None = None,
         clock: Clock | None = None,
+        capture_inputs: bool = True,
+        capture_outputs: bool = True,
+        tracebacks: bool = True,
+        sample_rate: float = 1.0,
     ) -> None:
         """Record into `buffer`; outside any session into one named `session_name`."""
         self.buffer = buffer
+        self._takes_inputs, self._takes_outputs = capture_inputs, capture_outputs
+        self._tracebacks = tracebacks
+        self._sampled_below = sample_rate * 2.0**32
         self.guard = guard
         self.clock = clock or Clock()
         self.ids = IdSource()
@@ -62,12 +69,16 @@ class Recorder:
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
         fields: Mapping[str, Any] | None = None,
+        *,
+        detached: bool = False,
     ) -> Span | None:
-        """Open a span and make it current; None inside `suppress()` or when that fails.
+        """Open a span and make it current.
 
         Args:
             bind: turns `args` and `kwargs` into the named inputs of a decorated call.
             fields: the fields of a context manager.
+            detached: do not make it current.
+        Returns: None inside `suppress()`, in a session that is not sampled, or when it fails.
         """
         span = None
         try:
@@ -84,25 +95,30 @@ class Recorder:
                 session, parent_id = link, None
             else:
                 return None
+            if not session.sampled:
+                return None
             span = Span(self, up, shape, session, parent_id, {})
             if bind is not None:
-                span.fields["inputs"] = encode(bind(args, kwargs or {}))
+                takes = shape.takes_inputs
+                if self._takes_inputs if takes is None else takes:
+                    span.fields["inputs"] = encode_object(bind(args, kwargs or {}))
             elif fields:
                 merge(span.fields, fields)
-            CURRENT.set(span)
             span.start_ms = self.clock.wall_ns() // 1_000_000
             span.started = self.clock.monotonic_ns()
+            if not detached:  # last: whatever is raised before, nobody would ever end it
+                CURRENT.set(span)
+        except RecursionError:  # there is no room for a call, not even to the guard
+            self.guard.count += 1
+            return None
         except BaseException as error:
-            if span is not None:  # an interrupt behind `CURRENT.set`: nobody would ever end it
+            if span is not None:  # an interrupt behind `CURRENT.set`
                 span.ended = True
                 if CURRENT.get() is span:
                     CURRENT.set(span.up)
-            if isinstance(error, RecursionError):
-                self.guard.count += 1  # there is no room for a call, not even to the guard
-            elif isinstance(error, Exception):
-                self.guard.caught("the beginning of a span", error)
-            else:
+            if not isinstance(error, Exception):
                 raise
+            self.guard.caught("the beginning of a span", error)
             return None
         return span
 
@@ -120,9 +136,11 @@ class Recorder:
                 return
             fields = span.fields
             if outputs is not NOTHING and "outputs" not in fields:  # `Span.set` has the last word
-                fields["outputs"] = encode_object(outputs)
-            if error is not None and "error" not in fields:
-                fields["error"] = encode(describe(error))
+                self._take_outputs(span, outputs)
+            if error is not None:
+                self._take_error(span, error)
+            if span.noted is not None:
+                merge(fields, {"metadata": span.noted})
             place = f'"event_id":"{span.id}",{self._place(span.session, span.parent_id)}'
             payload = event_json(span.shape, place, span.start_ms, duration, fields)
             self._write_event(span.session, payload)
@@ -130,6 +148,23 @@ class Recorder:
             self.guard.count += 1
         except Exception as failure:  # noqa: BLE001 - ours, not the user's: the guard logs it once
             self.guard.caught("the end of a span", failure)
+
+    def _take_outputs(self, span: Span, outputs: Any) -> None:
+        shape = span.shape
+        takes, process = shape.takes_outputs, shape.process_outputs
+        if self._takes_outputs if takes is None else takes:
+            if process is not None:
+                outputs = processed(process, outputs, "process_outputs")
+            span.fields["outputs"] = encode_object(outputs)
+
+    def _take_error(self, span: Span, error: BaseException) -> None:
+        """Record what was raised: text, and in the metadata type, message and where."""
+        if "error" not in span.fields:
+            span.fields["error"] = encode(describe(error))
+        if is_cancellation(error):
+            span.note(cancelled=True)
+        elif self._tracebacks:
+            span.noted = {**(span.noted or {}), "exception": details(error)}
 
     def log_event(
         self, shape: Shape, start_ms: int, duration_ms: float, fields: Mapping[str, Any]
@@ -162,7 +197,12 @@ class Recorder:
     # -- sessions ----------------------------------------------------------------------------
 
     def open_session(
-        self, name: str, session_id: str | None, fields: Mapping[str, Any]
+        self,
+        name: str,
+        session_id: str | None,
+        fields: Mapping[str, Any],
+        *,
+        detached: bool = False,
     ) -> Session | None:
         """Make a session current; its frame is written with its first event. None: suppressed."""
         try:
@@ -173,7 +213,8 @@ class Recorder:
             if link is not None and link.owner is None:
                 return None
             session = self._new_session(name, session_id, up, fields)
-            CURRENT.set(session)
+            if not detached:
+                CURRENT.set(session)
         except Exception as error:  # noqa: BLE001 - ours, not the user's: the guard logs it once
             self.guard.caught("the beginning of a session", error)
             return None
@@ -188,7 +229,7 @@ class Recorder:
             restore(session)
             if self._forking:
                 self._notice_fork()
-            if session.epoch != self.epoch:
+            if session.epoch != self.epoch or not session.sampled:
                 return
             duration = (self.clock.monotonic_ns() - session.started) / 1e6
             given: dict[str, Any] = {
@@ -205,6 +246,8 @@ class Recorder:
         """Write a change to an event of `session`, or to itself: it goes out after the events."""
         if not UUID_FORM.fullmatch(event_id):
             raise ValueError(f"event_id must be the id of an event, not {event_id[:40]!r}")
+        if not session.sampled:
+            return
         if self._forking:
             self._notice_fork()
         if session.announced[0] != self.epoch:
@@ -230,6 +273,7 @@ class Recorder:
         session_id = None if session_id is None else str(session_id)  # a UUID is natural here
         found = wire_session_id(session_id) if session_id else self.ids.new()
         session = Session(self, up, name, found)
+        session.sampled = crc32(session.key) < self._sampled_below
         body: Fields = {"session_id": encode(found), "session_name": encode(name)}
         if self._source is not None:
             body["source"] = self._source

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, overload
 
-from tracer.callables import check_fields, check_function
+from tracer.callables import check_fields
 from tracer.context import innermost
 from tracer.recorder import RecorderSource
 from tracer.spans import INERT_SESSION, Session
+from tracer.streams import Reduce
+from tracer.wrapping import wrap
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -20,6 +20,7 @@ __all__ = ["SessionFactory"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+D = TypeVar("D", bound="type[Any] | staticmethod[..., Any] | classmethod[Any, ..., Any]")
 
 
 class SessionFields(TypedDict, total=False):
@@ -41,6 +42,8 @@ class SessionFactory:
         self._source = source
 
     @overload
+    def __call__(self, func: D, /) -> D: ...  # type: ignore[overload-overlap]  # a class is callable, too, but stays a class
+    @overload
     def __call__(self, func: Callable[P, R], /) -> Callable[P, R]: ...
     @overload
     def __call__(
@@ -51,10 +54,10 @@ class SessionFactory:
         **fields: Unpack[SessionFields],
     ) -> SessionContext: ...
     def __call__(self, name: Any = None, *, session_id: str | None = None, **fields: Any) -> Any:
-        """Decorate a function, or return what does so and opens a block.
+        """Decorate a callable, or return what does so and opens a block.
 
         Args:
-            name: a function to decorate, or the session's name.
+            name: a callable to decorate, or the session's name.
             session_id: join or open this one; text that is no UUID is mapped to one.
             fields: inputs, config, metadata, user_properties.
         """
@@ -82,41 +85,21 @@ class SessionContext:
         self._fields = fields
         self._open: list[Session] = []
 
-    def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
+    @overload
+    def __call__(self, func: D) -> D: ...  # type: ignore[overload-overlap]  # see SessionFactory
+    @overload
+    def __call__(self, func: Callable[P, R]) -> Callable[P, R]: ...
+    def __call__(self, func: Any) -> Any:
         """Return `func` opening a session for each call."""
-        check_function(func)
-        name = self._name or func.__name__
 
-        def opened() -> SessionContext:
-            return SessionContext(self._source, name, self._session_id, self._fields)
+        def prepare(_: Callable[..., Any], name: str, bound: bool) -> SessionOpening:  # noqa: FBT001
+            return SessionOpening(self._source, name, self._session_id, self._fields)
 
-        if inspect.iscoroutinefunction(func):
-
-            @functools.wraps(func)
-            async def in_session_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                async with opened():
-                    return await func(*args, **kwargs)
-
-            return in_session_async  # type: ignore[return-value]  # R is the coroutine it returns
-
-        @functools.wraps(func)
-        def in_session(*args: P.args, **kwargs: P.kwargs) -> R:
-            with opened():
-                return func(*args, **kwargs)
-
-        return in_session
+        return wrap(func, prepare, self._name)
 
     def __enter__(self) -> Session:
-        source = self._source
-        recorder = source.recorder
-        if recorder is None and source.pending:
-            recorder = source.start()
-        session = None
-        if recorder is not None:
-            name = self._name or recorder.default.name
-            session = recorder.open_session(name, self._session_id, self._fields)
-        if session is None:
-            session = INERT_SESSION
+        opening = SessionOpening(self._source, self._name, self._session_id, self._fields)
+        session = opening((), {}) or INERT_SESSION
         self._open.append(session)
         return session
 
@@ -143,3 +126,34 @@ class SessionContext:
         traceback: TracebackType | None,
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+
+class SessionOpening:
+    """Open a session for each call of one decorated callable, or for a block."""
+
+    __slots__ = ("_fields", "_name", "_session_id", "reduce", "source")
+
+    def __init__(
+        self,
+        source: RecorderSource,
+        name: str | None,
+        session_id: str | None,
+        fields: Mapping[str, Any],
+    ) -> None:
+        self.source = source
+        self._name = name
+        self._session_id = session_id
+        self._fields = fields
+        self.reduce: Reduce | None = None  # what a session's function yields is not kept
+
+    def __call__(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, detached: bool = False
+    ) -> Session | None:
+        """Return an open session, None while nothing is recorded."""
+        recorder = self.source.recorder
+        if recorder is None and self.source.pending:
+            recorder = self.source.start()
+        if recorder is None:
+            return None
+        name = self._name or recorder.default.name
+        return recorder.open_session(name, self._session_id, self._fields, detached=detached)

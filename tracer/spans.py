@@ -10,7 +10,9 @@ from tracer.context import Link
 from tracer.errors import Guard
 from tracer.event import Fields, Shape, merge
 
-__all__ = ["INERT_SESSION", "INERT_SPAN", "Owner", "Session", "Span"]
+__all__ = ["INERT_SESSION", "INERT_SPAN", "NOTHING", "Owner", "Session", "Span"]
+
+NOTHING: Any = object()  # no output was captured, as opposed to an output of None
 
 
 class Owner(Protocol):
@@ -31,7 +33,7 @@ class Session(Link):
     `id` may be kept and passed on; should the server answer another one, the flusher translates.
     """
 
-    __slots__ = ("announced", "epoch", "id", "key", "name", "start_ms", "started")
+    __slots__ = ("announced", "epoch", "id", "key", "name", "sampled", "start_ms", "started")
     owner: Owner
 
     def __init__(self, owner: Owner, up: Link | None, name: str, session_id: str) -> None:
@@ -40,9 +42,14 @@ class Session(Link):
         self.id = session_id
         self.key = bytes.fromhex(session_id.replace("-", ""))
         self.epoch = owner.epoch
+        self.sampled = True  # the same in every process: decided by the id
         self.start_ms = owner.clock.wall_ns() // 1_000_000
         self.started = owner.clock.monotonic_ns()
         self.announced: tuple[int, bytes] = (-1, b"")  # epoch of its session frame, and the body
+
+    def end(self, _: Any = NOTHING, error: BaseException | None = None) -> None:
+        """End the session; `with` and the decorator do so by themselves. Again: nothing."""
+        self.owner.close_session(self, error)
 
 
 class Span(Link):
@@ -52,6 +59,7 @@ class Span(Link):
         "epoch",
         "fields",
         "id",
+        "noted",
         "parent_id",
         "session",
         "shape",
@@ -59,7 +67,7 @@ class Span(Link):
         "started",
     )
     owner: Owner
-    start_ms: int  # Unix ms; both are read last, so that our own work is not measured
+    start_ms: int  # Unix ms; both are read late, so that our own work is hardly measured
     started: int  # monotonic ns
 
     def __init__(
@@ -79,6 +87,7 @@ class Span(Link):
         self.session = session
         self.parent_id = parent_id
         self.fields = fields
+        self.noted: dict[str, Any] | None = None  # our own part of its metadata
         self.id = owner.ids.new()
 
     @property
@@ -130,6 +139,31 @@ class Span(Link):
                 },
             )
 
+    def first_token(self) -> None:
+        """Stamp the time from the start to now as `metadata.time_to_first_token` (ms), once."""
+        if self.ended or (self.noted is not None and "time_to_first_token" in self.noted):
+            return
+        passed = self.owner.clock.monotonic_ns() - self.started
+        self.noted = {**(self.noted or {}), "time_to_first_token": round(passed / 1e6, 3)}
+
+    def end(self, outputs: Any = NOTHING, error: BaseException | None = None) -> None:
+        """End a span of `start_span`; what `set` gave as outputs is not replaced. Again: nothing.
+
+        The span may have been opened in another thread or task.
+        """
+        self.owner.end(self, outputs, error)
+
+    def note(self, **own: Any) -> None:
+        """Add to `metadata.tracer`, what the tracer itself has to say about the event."""
+        noted = self.noted = self.noted or {}
+        noted["tracer"] = {**noted.get("tracer", {}), **own}
+
+    def restart(self) -> None:
+        """Begin to measure now: what was opened before has just started to run."""
+        clock = self.owner.clock
+        self.start_ms = clock.wall_ns() // 1_000_000
+        self.started = clock.monotonic_ns()
+
 
 class _InertSession(Session):
     """What `session()` hands out while nothing is recorded: it takes everything, keeps nothing."""
@@ -137,6 +171,9 @@ class _InertSession(Session):
     def __init__(self) -> None:
         self.id = self.name = ""
         self.ended = True
+
+    def end(self, _: Any = NOTHING, error: BaseException | None = None) -> None:
+        """Do nothing."""
 
 
 class _InertSpan(Span):
@@ -146,6 +183,9 @@ class _InertSpan(Span):
         self.id, self.parent_id, self.session = "", None, session
         self.shape = Shape("chain", "")
         self.ended = True
+
+    def end(self, outputs: Any = NOTHING, error: BaseException | None = None) -> None:
+        """Do nothing."""
 
 
 INERT_SESSION: Session = _InertSession()

@@ -144,6 +144,10 @@ class Tracer:
             source=config.source,
             session_name=config.session_name or _program_name(),
             session_id=config.session_id,
+            capture_inputs=config.capture_inputs,
+            capture_outputs=config.capture_outputs,
+            tracebacks=config.tracebacks,
+            sample_rate=config.sample_rate,
         )
         if config.disable_tracing:
             pass

@@ -140,7 +140,7 @@ def test_an_exception_passes_untouched_and_is_recorded(
     assert error.__context__ is None
     frames = traceback.extract_tb(error.__traceback__)
     assert frames[2:] == expected  # the test and the wrapper are before
-    assert frames[1].filename.endswith("decorators.py")
+    assert frames[1].filename.endswith("wrapping.py")
     text = only(tracer)["error"]
     assert text == type(error).__name__ + (f": {error}" if str(error) else "")
     assert "outputs" not in only(tracer)
@@ -429,21 +429,9 @@ def test_an_argument_that_would_be_lost_is_refused(
         use(tracer)
 
 
-def generator() -> Iterator[int]:
-    yield 1
-
-
-async def async_generator() -> Any:
-    yield 1
-
-
-@pytest.mark.parametrize(
-    "func", [generator, async_generator, Trouble, len, functools.partial(plain)]
-)
-def test_what_cannot_be_decorated_is_refused_when_decorated(tracer: Tracer, func: Any) -> None:
-    with pytest.raises((TypeError, AttributeError)):
-        tracer.tool(func)
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize("func", [1, property(plain), object()])
+def test_what_cannot_be_called_is_refused_when_decorated(tracer: Tracer, func: Any) -> None:
+    with pytest.raises(TypeError, match="can be decorated, not"):
         tracer.tool("named")(func)
 
 
@@ -955,10 +943,11 @@ def test_a_wrong_event_type_is_refused_where_it_is_written() -> None:
         trace("x", event_type="agent")
 
 
-@pytest.mark.parametrize("func", [generator, async_generator, Trouble])
-def test_a_session_refuses_what_it_could_not_surround(tracer: Tracer, func: Any) -> None:
-    with pytest.raises(TypeError, match="can be decorated"):
-        tracer.session(func)
+def test_a_session_refuses_what_cannot_be_called(tracer: Tracer) -> None:
+    with pytest.raises(TypeError, match="can be decorated, not"):
+        tracer.session(cast(Any, 1))
+    with pytest.raises(TypeError, match="can be decorated, not"):
+        tracer.session("named")(cast(Any, None))
 
 
 def test_a_traced_repr_that_our_encoding_calls_is_no_event(tracer: Tracer) -> None:

@@ -1,0 +1,448 @@
+"""Generators stay generators: every step is theirs, and one event tells what came out."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import weakref
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journal import by_name, events, local_tracer, only, sessions
+
+from tracer.context import CURRENT
+from tracer.streams import MAX_ITEMS
+from tracer.tracer import Tracer
+
+
+@pytest.fixture
+def tracer(tmp_path: Path) -> Iterator[Tracer]:
+    CURRENT.set(None)
+    with local_tracer(tmp_path) as running:
+        yield running
+        assert running.stats().failures == 0
+    assert CURRENT.get() is None, "something was left current"
+
+
+def stream_of(event: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = event["metadata"]["tracer"]["stream"]
+    return found
+
+
+def talks() -> Generator[Any, Any, str]:
+    """Answer what is sent, survive what is thrown, return what was got."""
+    got: list[str] = []
+    while len(got) < 3:
+        try:
+            got.append(repr((yield len(got))))
+        except ValueError as error:
+            got.append(f"caught {error}")
+    return ",".join(got)
+
+
+# -- the protocol ------------------------------------------------------------------------------
+
+
+def drive(gen: Generator[Any, Any, Any]) -> list[Any]:
+    seen: list[Any] = [next(gen), gen.send("a"), gen.throw(ValueError("b"))]
+    try:
+        gen.send("c")
+    except StopIteration as stop:
+        seen.append(stop.value)
+    seen.append(next(gen, "over"))
+    return seen
+
+
+def test_send_throw_and_return_value_are_those_of_the_generator(tracer: Tracer) -> None:
+    assert drive(tracer.chain(talks)()) == drive(talks())
+    event = only(tracer)
+    assert event["outputs"] == {"result": [0, 1, 2], "return": "'a',caught b,'c'"}
+    assert stream_of(event) == {"completed": True, "items": 3}
+    assert "error" not in event
+
+
+def test_a_generator_may_answer_its_close_with_a_return(tracer: Tracer) -> None:
+    def closes() -> Generator[int, None, str]:
+        try:
+            yield 1
+        except GeneratorExit:
+            return "closed"
+        return "not"
+
+    gen = tracer.chain(closes)()
+    next(gen)
+    plain = closes()
+    next(plain)
+    assert gen.close() == plain.close()
+    assert stream_of(only(tracer)) == {"completed": False, "items": 1}
+
+
+def test_a_generator_that_ignores_its_close_is_told_so_and_lives(tracer: Tracer) -> None:
+    def ignores() -> Iterator[int]:
+        for n in range(3):
+            try:
+                yield n
+            except GeneratorExit:
+                yield -1
+
+    gen: Any = tracer.chain(ignores)()
+    next(gen)
+    with pytest.raises(RuntimeError, match="generator ignored GeneratorExit"):
+        gen.close()
+    assert list(gen) == [1, 2]
+    assert stream_of(only(tracer)) == {"completed": True, "items": 4}
+
+
+def test_what_a_generator_raises_is_the_same_object(tracer: Tracer) -> None:
+    error = KeyError("mine")
+
+    def raises() -> Iterator[int]:
+        yield 1
+        raise error
+
+    with pytest.raises(KeyError) as caught:
+        list(tracer.chain(raises)())
+    assert caught.value is error
+    assert error.__context__ is None
+    event = only(tracer)
+    assert event["error"] == "KeyError: 'mine'"
+    assert event["outputs"] == {"result": [1]}
+    assert stream_of(event) == {"completed": False, "items": 1}
+
+
+def test_a_stop_iteration_inside_becomes_what_it_always_does(tracer: Tracer) -> None:
+    def stops() -> Iterator[int]:
+        yield 1
+        raise StopIteration(2)  # noqa: PLR1708 - that is the point
+
+    with pytest.raises(RuntimeError, match="generator raised StopIteration"):
+        list(tracer.chain(stops)())
+
+
+def test_wrong_arguments_fail_at_the_call_as_ever(tracer: Tracer) -> None:
+    def takes(a: int) -> Iterator[int]:
+        yield a
+
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'a'"):
+        tracer.chain(takes)()  # type: ignore[call-arg]  # that is the point
+    assert events(tracer) == []
+
+
+def test_a_generator_that_never_starts_is_no_event(tracer: Tracer) -> None:
+    gen = tracer.chain(talks)()
+    gen.close()
+    del gen
+    gc.collect()
+    assert events(tracer) == []
+
+
+def test_what_was_yielded_is_not_kept_alive(tracer: Tracer) -> None:
+    class Item:
+        pass
+
+    @tracer.chain
+    def items() -> Iterator[Item]:
+        while True:
+            yield Item()
+
+    gen = items()
+    seen = weakref.ref(next(gen))
+    assert seen() is None
+
+
+# -- what is current ---------------------------------------------------------------------------
+
+
+def test_each_step_runs_below_its_span_and_leaves_nothing(tracer: Tracer) -> None:
+    @tracer.tool
+    def work() -> None: ...
+
+    @tracer.chain
+    def first() -> Iterator[int]:
+        work()
+        yield 1
+        with tracer.tool("open over a yield"):
+            yield 2
+            work()
+
+    @tracer.chain
+    def second() -> Iterator[int]:
+        yield 1
+        work()
+        yield 2
+
+    with tracer.chain("consumer") as consumer:
+        for _ in zip(first(), second(), strict=False):
+            assert tracer.current_span() is consumer
+            work()
+    found = events(tracer)
+    names = {event["event_id"]: event["event_name"] for event in found}
+    parents = [(e["event_name"], names.get(e.get("parent_id", ""))) for e in found]
+    assert sorted(parents, key=str) == sorted(
+        [
+            ("work", "first"),
+            ("work", "consumer"),
+            ("work", "second"),
+            ("work", "consumer"),
+            ("work", "open over a yield"),
+            ("open over a yield", "first"),
+            ("second", "consumer"),
+            ("first", "consumer"),
+            ("consumer", None),
+        ],
+        key=str,
+    )
+
+
+def test_parent_session_and_inputs_are_those_of_the_call(tracer: Tracer) -> None:
+    @tracer.model
+    def answer(messages: list[str]) -> Iterator[str]:
+        yield "a"
+
+    messages = ["q"]
+    with tracer.session("chat") as session, tracer.chain("request") as request:
+        gen = answer(messages)
+    messages.append("later")
+    assert list(gen) == ["a"]  # as a web framework does: the handler is over
+    event = by_name(tracer)["answer"]
+    assert event["inputs"] == {"messages": ["q"]}
+    assert event["parent_id"] == request.id
+    assert event["session_id"] == session.id
+
+
+def test_a_session_around_a_generator_is_current_in_its_steps(tracer: Tracer) -> None:
+    @tracer.session("chat")
+    def chat() -> Iterator[int]:
+        with tracer.tool("work"):
+            pass
+        yield 1
+        with tracer.tool("more"):
+            pass
+
+    with tracer.tool("outside"):
+        assert list(chat()) == [1]
+    found = by_name(tracer)
+    assert found["work"]["session_id"] == found["more"]["session_id"]
+    assert found["work"]["session_id"] != found["outside"]["session_id"]
+    assert [s["session_name"] for s in sessions(tracer)].count("chat") == 1
+
+
+# -- what is kept ------------------------------------------------------------------------------
+
+
+def collected(tracer: Tracer, items: list[Any], **options: Any) -> dict[str, Any]:
+    def gives() -> Iterator[Any]:
+        yield from items
+
+    assert list(tracer.model("stream", **options)(gives)()) == items
+    return events(tracer)[-1]
+
+
+def test_text_is_joined_and_the_first_one_that_is_not_empty_stamped(tracer: Tracer) -> None:
+    event = collected(tracer, ["", "Hel", "lo"])
+    assert event["outputs"] == {"result": "Hello"}
+    assert 0 <= event["metadata"]["time_to_first_token"] <= event["duration"] + 0.001
+    assert "time_to_first_token" not in collected(tracer, ["", None, [], {}])["metadata"]
+    assert "time_to_first_token" not in collected(tracer, [])["metadata"]
+    assert "time_to_first_token" in collected(tracer, [0])["metadata"]
+
+
+def test_items_are_kept_as_they_were_when_yielded(tracer: Tracer) -> None:
+    @tracer.chain
+    def grows() -> Iterator[list[int]]:
+        item: list[int] = []
+        for n in range(3):
+            item.append(n)
+            yield item
+
+    for _ in grows():
+        pass
+    assert only(tracer)["outputs"] == {"result": [[0], [0, 1], [0, 1, 2]]}
+
+
+def test_reduce_makes_the_output(tracer: Tracer) -> None:
+    event = collected(tracer, [{"t": "a"}, {"t": "b"}], reduce=lambda c: {"text": c[0]["t"]})
+    assert event["outputs"] == {"text": "a"}
+    assert collected(tracer, [1, 2], reduce=sum)["outputs"] == {"result": 3}
+
+
+def test_a_reduce_that_raises_costs_only_itself(tmp_path: Path) -> None:
+    with local_tracer(tmp_path) as tracer:
+        event = collected(tracer, [1, 2], reduce=lambda items: items[9])
+        assert event["outputs"] == {"result": [1, 2]}
+        assert tracer.stats().failures == 1
+
+
+def test_a_stream_without_end_does_not_fill_the_memory(tracer: Tracer) -> None:
+    event = collected(tracer, list(range(MAX_ITEMS + 5)))
+    assert len(event["outputs"]["result"]) == MAX_ITEMS
+    assert stream_of(event) == {"completed": True, "items": MAX_ITEMS + 5, "kept": MAX_ITEMS}
+    event = collected(tracer, ["x" * 600_000] * 4)
+    assert stream_of(event) == {"completed": True, "items": 4, "kept": 2}
+
+
+# -- async -------------------------------------------------------------------------------------
+
+Agen = Callable[[], AsyncIterator[int]]
+
+
+@pytest.fixture
+def counting(tracer: Tracer, caplog: pytest.LogCaptureFixture) -> Iterator[Agen]:
+    @tracer.chain
+    async def count() -> AsyncIterator[int]:
+        try:
+            for n in range(3):
+                await asyncio.sleep(0)
+                yield n
+        finally:
+            await asyncio.sleep(0)
+
+    yield count
+    gc.collect()
+    assert [r for r in caplog.records if r.levelno > logging.DEBUG] == []
+
+
+def test_an_async_generator_is_one_event(tracer: Tracer, counting: Agen) -> None:
+    async def main() -> None:
+        assert [n async for n in counting()] == [0, 1, 2]
+
+    asyncio.run(main())
+    assert only(tracer)["outputs"] == {"result": [0, 1, 2]}
+    assert stream_of(only(tracer)) == {"completed": True, "items": 3}
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_f75_an_early_break_gives_one_event(
+    tracer: Tracer, counting: Agen, *, collects: bool
+) -> None:
+    async def main() -> None:
+        async for _ in counting():
+            assert CURRENT.get() is None
+            break
+        if collects:
+            gc.collect()
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    event = only(tracer)
+    assert event["outputs"] == {"result": [0]}
+    assert stream_of(event) == {"completed": False, "items": 1}
+    if collects:
+        assert "error" not in event
+    else:  # at its end the loop may cancel what is still closing
+        assert event.get("error") in (None, "CancelledError")
+
+
+def test_f75_cancelled_in_a_step(tracer: Tracer) -> None:
+    @tracer.chain
+    async def waits() -> AsyncIterator[int]:
+        yield 1
+        await asyncio.Event().wait()
+
+    async def consume() -> None:
+        async for _ in waits():
+            pass
+
+    async def main() -> None:
+        task = asyncio.create_task(consume())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+
+    asyncio.run(main())
+    event = only(tracer)
+    assert event["error"] == "CancelledError"
+    assert event["metadata"]["tracer"] == {
+        "stream": {"completed": False, "items": 1},
+        "cancelled": True,
+    }
+
+
+def test_f75_closed_by_another_task(tracer: Tracer, counting: Agen) -> None:
+    async def main() -> None:
+        async def other(agen: Any) -> None:
+            with tracer.tool("other") as span:
+                await agen.aclose()
+                assert tracer.current_span() is span
+
+        with tracer.tool("one"):
+            agen: Any = counting()
+            assert await agen.__anext__() == 0
+            await asyncio.create_task(other(agen))
+            with pytest.raises(StopAsyncIteration):
+                await agen.__anext__()
+
+    asyncio.run(main())
+    found = by_name(tracer)
+    assert stream_of(found["count"]) == {"completed": False, "items": 1}
+    assert found["count"]["parent_id"] == found["one"]["event_id"]
+
+
+def test_f75_collected_after_its_loop_was_closed(tracer: Tracer, counting: Agen) -> None:
+    kept: list[Any] = []
+
+    async def main() -> None:
+        kept.append(counting())
+        assert await kept[0].__anext__() == 0
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    assert events(tracer) == []
+    kept.clear()
+    gc.collect()
+    event = only(tracer)
+    assert event["outputs"] == {"result": [0]}
+    assert stream_of(event) == {"completed": False, "items": 1}
+
+
+def test_f75_collected_in_the_middle_of_a_step(tracer: Tracer) -> None:
+    """Whatever runs at that moment keeps what is current."""
+
+    @tracer.chain
+    async def waits() -> AsyncIterator[int]:
+        with tracer.tool("inside"):
+            await Never()
+            yield 1
+
+    class Never:
+        def __await__(self) -> Generator[None, None, None]:
+            yield
+
+    def start() -> Any:
+        step: Any = waits().__anext__()
+        step.send(None)
+        return step
+
+    step = copy_context().run(start)
+    with tracer.chain("meanwhile") as span:
+        del step
+        gc.collect()
+        assert tracer.current_span() is span
+    assert sorted(e["event_name"] for e in events(tracer)) == ["inside", "meanwhile", "waits"]
+
+
+def test_asend_and_athrow_reach_the_generator(tracer: Tracer) -> None:
+    async def talks() -> AsyncIterator[Any]:
+        got: Any = None
+        for _ in range(4):
+            try:
+                got = yield got
+            except ValueError as error:
+                got = str(error)
+
+    async def drive(agen: Any) -> list[Any]:
+        seen = [await agen.asend(None), await agen.asend("a"), await agen.athrow(ValueError("b"))]
+        seen += [n async for n in agen]
+        return seen
+
+    plain = asyncio.run(drive(talks()))
+    assert asyncio.run(drive(tracer.chain(talks)())) == plain == [None, "a", "b", None]
+    assert only(tracer)["outputs"] == {"result": [None, "a", "b", None]}

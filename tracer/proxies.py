@@ -1,0 +1,111 @@
+"""Callables that are no plain functions, and stay what they are: wrapt makes them transparent.
+
+Loaded when the first of them is decorated; plain functions and coroutine functions, which cost
+less in a closure, do without.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from wrapt import ObjectProxy
+
+from tracer.context import CURRENT, Link
+from tracer.spans import Session, Span
+
+if TYPE_CHECKING:
+    _Proxy = ObjectProxy[Any]
+else:  # wrapt 1 takes no parameter
+    _Proxy = ObjectProxy
+
+__all__ = ["FollowedCoroutine", "TracedCallable", "TracedFunction"]
+
+
+class TracedCallable(_Proxy):
+    """An object whose calls go to `call`; everything else is the object's own."""
+
+    def __init__(self, wrapped: Any, call: Callable[..., Any]) -> None:
+        super().__init__(wrapped)
+        self._self_call = call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the object, traced."""
+        return self._self_call(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle by name, as a function; what has no name of its own as the object it wraps."""
+        name = getattr(self.__wrapped__, "__qualname__", None)
+        found: Any = sys.modules.get(getattr(self.__wrapped__, "__module__", None) or "")
+        for part in name.split(".") if isinstance(name, str) else ():
+            found = getattr(found, part, None)
+        return name if found is self else self.__wrapped__.__reduce_ex__(protocol)
+
+    def __reduce__(self) -> Any:
+        """Pickle as `__reduce_ex__` does."""
+        return self.__reduce_ex__(2)
+
+
+class TracedFunction(TracedCallable):
+    """The same for a function: as an attribute of a class it becomes a method."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Bind as functions do."""
+        return self if instance is None else MethodType(self, instance)
+
+
+class FollowedCoroutine(_Proxy):
+    """A coroutine that a plain function returned: it ends the link of the call when it ends.
+
+    Not a coroutine around it: one that nobody awaits would be reported twice.
+    """
+
+    def __init__(self, wrapped: Any, link: Span | Session) -> None:
+        super().__init__(wrapped)
+        self._self_link = link
+        self._self_inside: Link | None = link
+
+    def send(self, value: Any) -> Any:
+        """Run to the next await."""
+        return self._self_step(self.__wrapped__.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise inside, and run to the next await."""
+        return self._self_step(self.__wrapped__.throw, *error)
+
+    def close(self) -> None:
+        """Close it, and end the link."""
+        try:
+            self.__wrapped__.close()
+        finally:
+            self._self_link.end()
+
+    def __del__(self) -> None:
+        self._self_link.end()  # nobody awaited it, or to the end
+
+    def _self_step(self, step: Callable[..., Any], *given: Any) -> Any:
+        link = self._self_link
+        before = CURRENT.get()
+        CURRENT.set(self._self_inside)
+        try:
+            return step(*given)
+        except StopIteration as stop:
+            link.end(stop.value)
+            raise
+        except BaseException as error:
+            link.end(error=error)
+            raise
+        finally:
+            self._self_inside = CURRENT.get()
+            CURRENT.set(before)
+
+    def __await__(self) -> Any:
+        return self
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)

@@ -1,0 +1,231 @@
+"""Following what runs in steps: generators, async generators, coroutines and futures handed out.
+
+Each step runs with the span current and the consumer's own current link back in place afterwards;
+no context token is held across a step, since the next one may come from another task or thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any, cast
+
+import orjson
+
+from tracer.context import CURRENT, Link
+from tracer.encode import encode
+from tracer.spans import Session, Span
+
+__all__ = ["Reduce", "Stream", "follow", "follow_async", "follow_future"]
+
+Reduce = Callable[[list[Any]], Any]  # what was yielded, in order -> the event's output
+
+MAX_ITEMS = 10_000  # items of one stream that are kept; all are counted
+MAX_BYTES = 1 << 20  # the same in characters and bytes of JSON: an event is cut at this size anyway
+
+_SIZED = (str, bytes, list, tuple, dict)  # empty ones are no first token
+_FIXED = (str, int, float, bool, type(None))  # nobody can change these later
+
+
+class Stream:
+    """What one call yields, how far it came, and the end of the span or session around it.
+
+    `inside` is what is current within the steps: the link itself, or what a step left open.
+    """
+
+    __slots__ = ("_bytes", "_count", "_first", "_items", "_link", "_reduce", "_running", "inside")
+
+    def __init__(self, link: Span | Session, reduce: Reduce | None = None) -> None:
+        self._link = link
+        self.inside: Link | None = link
+        self._reduce = reduce
+        self._items: list[Any] = []
+        self._count = self._bytes = 0
+        self._first = isinstance(link, Span)
+        self._running = False
+
+    def begin(self) -> None:
+        """Start the clock: the first step is about to run."""
+        self._running = True
+        if isinstance(self._link, Span):
+            self._link.restart()
+
+    def take(self, item: Any) -> None:
+        """Keep what a step yields, as it is now."""
+        self._count += 1
+        link = self._link
+        if not isinstance(link, Span) or link.ended:
+            return
+        kind = cast(Any, type(item))
+        if self._first and item is not None and (kind not in _SIZED or item):
+            self._first = False
+            link.first_token()
+        if self._count > MAX_ITEMS or self._bytes > MAX_BYTES:
+            return
+        try:
+            if kind in _FIXED or self._reduce is not None:
+                self._bytes += len(item) if kind is str else 8
+            else:
+                encoded = encode(item)
+                self._bytes += len(encoded)
+                item = orjson.Fragment(encoded)
+            self._items.append(item)
+        except Exception as error:  # noqa: BLE001 - ours, not the user's: the guard logs it once
+            link.owner.guard.caught("a yielded item", error)
+
+    def complete(self, result: Any = None, *, closed: bool = False) -> None:
+        """End: the generator returned `result`, by itself or because it was closed."""
+        self._end(result, completed=not closed)
+
+    def fail(self, error: BaseException) -> None:
+        """End: the generator was closed, or raised."""
+        self._end(error=None if isinstance(error, GeneratorExit) else error)
+
+    def _end(
+        self,
+        result: Any = None,
+        *,
+        completed: bool = False,
+        error: BaseException | None = None,
+    ) -> None:
+        if not self._running:
+            return
+        self._running = False
+        link = self._link
+        if isinstance(link, Session):
+            link.end(error=error)
+            return
+        with link.owner.guard.during("the end of a stream"):
+            kept = len(self._items)
+            noted: dict[str, Any] = {"completed": completed, "items": self._count}
+            if kept < self._count:
+                noted["kept"] = kept
+            link.note(stream=noted)
+        link.end(self._outputs(result, link), error)
+
+    def _outputs(self, result: Any, link: Span) -> Any:
+        items, self._items = self._items, []
+        joined: Any = items
+        if self._reduce is not None:
+            with link.owner.guard.during("reduce"):
+                joined = self._reduce(items)
+                if cast(Any, type(joined)) is dict:
+                    return joined
+        elif items and all(type(item) is str for item in items):
+            joined = "".join(items)
+        found: dict[str, Any] = {"result": joined}
+        if result is not None:
+            found["return"] = result
+        return found
+
+    def __del__(self) -> None:
+        # an async generator that is dropped when its loop is closed runs no line any more
+        self._end()
+
+
+def follow(gen: Generator[Any, Any, Any], stream: Stream) -> Generator[Any, Any, Any]:
+    """Run `gen` step by step: what is sent and thrown in goes in, what comes out comes out."""
+    step: Callable[[Any], Any] = gen.send
+    value: Any = None
+    closing = False
+    box: list[Any] = []  # a local would keep what was yielded alive until the next step
+    stream.begin()
+    while True:
+        before = CURRENT.get()
+        CURRENT.set(stream.inside)
+        try:
+            box.append(step(value))
+        except StopIteration as stop:
+            result = stop.value
+            break
+        except BaseException as error:
+            stream.fail(error)
+            raise
+        finally:
+            value = None
+            stream.inside = CURRENT.get()
+            CURRENT.set(before)
+        stream.take(box[0])
+        # GeneratorExit is thrown in like any other, not turned into `close`: a generator may
+        # answer it with one more item, and only its own `close` finds that wrong
+        try:
+            value = yield box.pop()
+            step, closing = gen.send, False
+        except BaseException as thrown:  # noqa: BLE001 - the generator decides about it
+            value, step, closing = thrown, gen.throw, isinstance(thrown, GeneratorExit)
+    stream.complete(result, closed=closing)
+    return result
+
+
+async def follow_async(agen: AsyncGenerator[Any, Any], stream: Stream) -> AsyncGenerator[Any, Any]:
+    """Do the same for an async generator; a step may be cancelled, or never come back."""
+    step: Callable[[Any], Any] = _unhooked(agen)
+    value: Any = None
+    closing = False
+    box: list[Any] = []
+    stream.begin()
+    while True:
+        before = CURRENT.get()
+        CURRENT.set(stream.inside)
+        dropped = False
+        try:
+            box.append(await step(value))
+        except StopAsyncIteration:
+            break
+        except BaseException as error:
+            dropped = isinstance(error, GeneratorExit) and not closing
+            stream.fail(error)
+            raise
+        finally:
+            value = None
+            if not dropped:  # else we are in whatever context the collector of garbage runs in
+                stream.inside = CURRENT.get()
+                CURRENT.set(before)
+        stream.take(box[0])
+        try:
+            value = yield box.pop()
+            step, closing = agen.asend, False
+        except BaseException as thrown:  # noqa: BLE001 - the generator decides about it
+            value, step, closing = thrown, agen.athrow, isinstance(thrown, GeneratorExit)
+    stream.complete(closed=closing)
+
+
+def _unhooked(agen: AsyncGenerator[Any, Any]) -> Callable[[Any], Any]:
+    """Return `asend` for the first step, of which the event loop learns nothing.
+
+    It knows the outer generator, which closes the inner one; told of both, it would close both at
+    its end, at once, and log that one of them is running already.
+    """
+
+    def first(value: Any) -> Any:
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(None, None if hooks.finalizer is None else _leave)
+        try:
+            return agen.asend(value)
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+
+    return first
+
+
+def _leave(_: AsyncGenerator[Any, Any]) -> None:
+    """Let a dropped generator be: what finalizes the outer one has decided about both."""
+
+
+def follow_future(future: Any, link: Span | Session) -> None:
+    """End `link` when a future that a function returned is done; the future stays the same."""
+
+    def done(future: Any) -> None:
+        if future.cancelled():
+            link.end(error=CancelledError())
+            return
+        # not `exception()`: it would count as somebody having looked, and silence the loop
+        error = getattr(future, "_exception", None)
+        if error is None:
+            link.end(future.result())
+        else:
+            link.end(error=error)
+
+    from asyncio import CancelledError  # here: whoever made the future has loaded it
+
+    future.add_done_callback(done)

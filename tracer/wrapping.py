@@ -1,0 +1,211 @@
+"""A callable of any kind becomes one of the same kind that opens a link for each call.
+
+Ours runs before and after the call, never around it: an error of ours cannot reach the program,
+and what the program raises passes untouched.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
+from typing import Any, Protocol, cast
+
+from tracer.context import restore
+from tracer.recorder import RecorderSource
+from tracer.spans import Session, Span
+from tracer.streams import Reduce, Stream, follow, follow_async, follow_future
+
+__all__ = ["Opening", "Prepare", "name_of", "wrap"]
+
+# Nothing of these can be awaited: one look at a set instead of one for an attribute.
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict))
+
+
+class Opening(Protocol):
+    """What is opened around the calls of one callable."""
+
+    source: RecorderSource
+    reduce: Reduce | None
+
+    def __call__(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        detached: bool = False,
+    ) -> Span | Session | None:
+        """Open it for one call; None: nothing is recorded. Detached: it is not made current."""
+        ...
+
+
+# callable, its name, whether its first argument is the `self` or `cls` of a method -> its opening
+Prepare = Callable[[Callable[..., Any], str, bool], Opening]
+
+
+def wrap(func: Any, prepare: Prepare, name: str | None = None) -> Any:
+    """Return `func` with what `prepare` makes for it opened around each call.
+
+    Signature, name, documentation, pickling and kind stay. A class is changed in place: its own
+    public methods are wrapped.
+
+    Raises: TypeError: it cannot be called.
+    """
+    if isinstance(func, type):
+        return _wrap_methods(func, prepare, name)
+    kind = cast(Any, type(func))
+    if issubclass(kind, (staticmethod, classmethod)):
+        inner = _wrap_one(func.__func__, prepare, name, bound=issubclass(kind, classmethod))
+        return kind(inner)  # pyright: ignore[reportUnknownVariableType] - what it was before
+    if isinstance(func, MethodType) and isinstance(func.__func__, FunctionType):
+        return MethodType(_wrap_one(func.__func__, prepare, name, bound=True), func.__self__)
+    if not callable(func):
+        raise TypeError(f"functions, classes and other callables can be decorated, not {func!r}")
+    return _wrap_one(func, prepare, name)
+
+
+def name_of(func: Any) -> str:
+    """Return what events of a callable are called if nobody says: its name, or its type's."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    name = getattr(func, "__name__", None)
+    return name if isinstance(name, str) else type(func).__name__
+
+
+def _wrap_methods(owner: type, prepare: Prepare, name: str | None) -> type:
+    for attribute, found in list(vars(owner).items()):
+        kind = cast(Any, type(found))
+        inner = found.__func__ if issubclass(kind, (staticmethod, classmethod)) else found
+        if attribute.startswith("_") or not isinstance(inner, FunctionType) or _is_ours(inner):
+            continue
+        bound = not issubclass(kind, staticmethod)
+        wrapped = _wrap_one(inner, prepare, f"{name or owner.__name__}.{attribute}", bound=bound)
+        setattr(owner, attribute, wrapped if inner is found else kind(wrapped))
+    return owner
+
+
+def _is_ours(func: FunctionType) -> bool:
+    return func.__code__.co_filename == __file__
+
+
+def _wrap_one(func: Any, prepare: Prepare, name: str | None, *, bound: bool = False) -> Any:
+    opening = prepare(func, name or name_of(func), bound)
+    target = (
+        func if _tells_its_kind(func) else inspect.getattr_static(cast(Any, type(func)), "__call__")
+    )
+    if inspect.isgeneratorfunction(target):
+        call = _starts_stream(func, opening, follow)
+    elif inspect.isasyncgenfunction(target):
+        call = _starts_stream(func, opening, follow_async)
+    elif inspect.iscoroutinefunction(target):
+        call = _awaits(func, opening)
+        if isinstance(func, FunctionType):
+            return call
+    else:
+        call = _calls(func, opening)
+        if isinstance(func, FunctionType):
+            return call
+    # wrapt takes 5 ms to load: for what is no plain function, or a generator function
+    from tracer.proxies import TracedCallable, TracedFunction
+
+    kind = TracedFunction if isinstance(func, FunctionType) else TracedCallable
+    return kind(func, call)
+
+
+def _tells_its_kind(func: Any) -> bool:
+    """Tell whether `inspect` knows what a call gives; of other objects, their class knows."""
+    return isinstance(func, (FunctionType, BuiltinFunctionType, MethodType, functools.partial))
+
+
+def _calls(func: Callable[..., Any], opening: Opening) -> Callable[..., Any]:
+    source = opening.source
+
+    @functools.wraps(func)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        if source.recorder is None and not source.pending:  # switched off: the shortest way
+            return func(*args, **kwargs)
+        try:
+            link = opening(args, kwargs)
+        except RecursionError:  # the call itself needs less room than ours
+            link = None
+        if link is None:
+            return func(*args, **kwargs)
+        stays_open = False
+        try:
+            result = func(*args, **kwargs)
+        except BaseException as error:
+            link.end(error=error)
+            raise
+        else:
+            kind = cast(Any, type(result))
+            if kind in _PLAIN or not hasattr(kind, "__await__"):
+                link.end(result)
+                return result
+            stays_open = True
+            return _followed(result, link)
+        finally:
+            if not stays_open:
+                link.ended = True  # also when an interrupt comes before `end` gets so far
+
+    return traced
+
+
+def _followed(result: Any, link: Span | Session) -> Any:
+    """Leave `link` open until what was returned has been awaited; that stays what it is."""
+    kind = cast(Any, type(result))
+    if kind is CoroutineType:
+        from tracer.proxies import FollowedCoroutine  # see _wrap_one
+
+        restore(link)
+        return FollowedCoroutine(result, link)
+    if hasattr(kind, "add_done_callback") and hasattr(kind, "cancelled"):
+        restore(link)
+        follow_future(result, link)
+    else:
+        link.end(result)
+    return result
+
+
+def _awaits(func: Callable[..., Any], opening: Opening) -> Callable[..., Any]:
+    source = opening.source
+
+    @functools.wraps(func)
+    async def traced_async(*args: Any, **kwargs: Any) -> Any:
+        if source.recorder is None and not source.pending:
+            return await func(*args, **kwargs)
+        try:
+            link = opening(args, kwargs)
+        except RecursionError:
+            link = None
+        if link is None:
+            return await func(*args, **kwargs)
+        try:
+            result = await func(*args, **kwargs)
+        except BaseException as error:
+            link.end(error=error)
+            raise
+        else:
+            link.end(result)
+            return result
+        finally:
+            link.ended = True  # also when an interrupt comes before `end` gets so far
+
+    return traced_async
+
+
+def _starts_stream(
+    func: Callable[..., Any], opening: Opening, following: Callable[[Any, Stream], Any]
+) -> Callable[..., Any]:
+    """Return what calls a generator function: parent and inputs are those of this moment."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        gen = func(*args, **kwargs)
+        link = opening(args, kwargs, detached=True)
+        if link is None:
+            return gen
+        outer = following(gen, Stream(link, opening.reduce))
+        outer.__name__, outer.__qualname__ = gen.__name__, gen.__qualname__
+        return outer
+
+    return call
