@@ -22,6 +22,7 @@ from tracer.errors import (
 )
 from tracer.segment import DELIVERED, DROPPED, ENDS, EVENT, SESSION, SUPERSEDED, UPDATE, Frame
 from tracer.transport import MAX_ANSWER, Request, Transport
+from tracer.updates import merged
 
 __all__ = ["Delivery"]
 
@@ -75,11 +76,15 @@ class Delivery:
                 events.setdefault(frame.session, []).append(frame)
         for session, batch in events.items():
             self._deliver(session, batch)
+        changes: dict[tuple[bytes, bytes], list[Frame]] = {}
         for frame in frames:
             if frame.kind == UPDATE:
-                self._update(frame)
+                event_id = frame.payload[:EVENT_ID]
+                changes.setdefault((frame.session, event_id), []).append(frame)
             elif frame.kind not in (SESSION, EVENT):  # of another version; left, it would stay
                 self._buffer.settle([frame], DROPPED)
+        for several in changes.values():
+            self._update(several)
 
     def _open(self, frame: Frame) -> None:
         known = self._opened.get(frame.session)
@@ -158,26 +163,45 @@ class Delivery:
             reason = "too_large" if isinstance(error, PayloadTooLargeError) else "rejected"
             self._buffer.settle(frames, DROPPED, reason)
 
-    def _update(self, frame: Frame) -> None:
-        event_id, body = str(frame.payload[:EVENT_ID], "ascii", "replace"), frame.payload[EVENT_ID:]
-        opened = self._opened.get(frame.session)
+    def _update(self, frames: list[Frame]) -> None:
+        """Change one event once, however many changes wait; one that is refused costs itself."""
+        session, payload = frames[0].session, frames[0].payload
+        event_id, body = str(payload[:EVENT_ID], "ascii", "replace"), payload[EVENT_ID:]
+        if len(frames) > 1:
+            together = merged([frame.payload[EVENT_ID:] for frame in frames])
+            if together is None:
+                self._update_one_by_one(frames)
+                return
+            body = together
+        opened = self._opened.get(session)
         outcome = DELIVERED
         try:
             if not (UUID_FORM.fullmatch(event_id) and body.startswith(b"{")):  # no path of ours
                 raise RejectedError(f"an update names no event: {event_id!r}")
-            if opened is not None and event_id == _wire_id(frame.session):
+            if opened is not None and event_id == _wire_id(session):
                 event_id = opened.wire_id
             self._request("PUT", f"/v1/events/{event_id}", body)
         except (TransientError, AuthError):
             raise
         except ConflictError:
             pass  # stored already
+        except (PayloadTooLargeError, RejectedError) as error:
+            if len(frames) > 1:
+                self._update_one_by_one(frames)
+                return
+            self.note(error)
+            outcome = DROPPED
         except TransportError as error:
             self.note(error)
             outcome = DROPPED
-        self._buffer.settle([frame], outcome)
-        if frame.flags & ENDS and opened is not None and not opened.is_renamed(frame.session):
-            del self._opened[frame.session]  # late events find it on the server
+        self._buffer.settle(frames, outcome)
+        ended = any(frame.flags & ENDS for frame in frames)
+        if ended and opened is not None and not opened.is_renamed(session):
+            self._opened.pop(session, None)  # late events find it on the server
+
+    def _update_one_by_one(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            self._update([frame])
 
     def _request(
         self, method: str, path: str, body: bytes, states: str = "success"

@@ -26,6 +26,7 @@ RANKS: dict[str, float] = {
     "tracer.callables": 1,
     "tracer.failures": 1,
     "tracer.answers": 1,
+    "tracer.updates": 1,
     "tracer.wire": 1,
     "tracer.memory": 1.5,
     "tracer.buffer": 2,
