@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         model,
         session,
         shutdown,
+        start_span,
         stats,
         suppress,
         tool,
@@ -42,7 +43,8 @@ _HOME = {
 __all__ = ["AsyncClient", "Client", "ConfigError", "FlushResult", "Session", "Span", "Stats"]
 __all__ += ["Tracer", "TracerError", "TransportError", "__version__", "bind", "chain"]
 __all__ += ["current_session", "current_span", "enrich_session", "enrich_span", "flush", "init"]
-__all__ += ["log_event", "model", "session", "shutdown", "stats", "suppress", "tool", "trace"]
+__all__ += ["log_event", "model", "session", "shutdown", "start_span", "stats", "suppress", "tool"]
+__all__ += ["trace"]
 
 
 def __getattr__(name: str) -> Any:

@@ -38,6 +38,7 @@ __all__ = [
     "model",
     "session",
     "shutdown",
+    "start_span",
     "stats",
     "suppress",
     "tool",
@@ -157,6 +158,17 @@ def enrich_span(*, event_id: str | None = None, **fields: Unpack[SpanFields]) ->
 def enrich_session(*, session_id: str | None = None, **fields: Unpack[EventUpdate]) -> None:
     """Merge fields into the current session, or into the one named."""
     _default.running().enrich_session(session_id=session_id, **fields)
+
+
+def start_span(
+    name: str,
+    *,
+    event_type: str = "chain",
+    parent: Span | Session | None = None,
+    **fields: Unpack[SpanFields],
+) -> Span:
+    """Open a span that is not made current; `Span.end` ends it, in any thread or task."""
+    return _default.running().start_span(name, event_type=event_type, parent=parent, **fields)
 
 
 def log_event(

@@ -71,6 +71,7 @@ class Recorder:
         fields: Mapping[str, Any] | None = None,
         *,
         detached: bool = False,
+        parent: Span | Session | None = None,
     ) -> Span | None:
         """Open a span and make it current.
 
@@ -78,6 +79,7 @@ class Recorder:
             bind: turns `args` and `kwargs` into the named inputs of a decorated call.
             fields: the fields of a context manager.
             detached: do not make it current.
+            parent: open it below this one instead of what is current.
         Returns: None inside `suppress()`, in a session that is not sampled, or when it fails.
         """
         span = None
@@ -87,6 +89,8 @@ class Recorder:
             up = link = CURRENT.get()
             if link is not None and (link.ended or link.owner is not self):
                 link = nearest(self)
+            if parent is not None and (link is None or link.owner is not None):
+                link = parent
             if link is None:
                 session, parent_id = self.default, None
             elif isinstance(link, Span):
@@ -255,6 +259,15 @@ class Recorder:
         fields: Fields = {}
         merge(fields, given)
         self.buffer.write(UPDATE, session.key, event_id.encode() + object_json(fields), flags)
+
+    def open_above(self, event_id: str) -> Span | None:
+        """Return the span of that id if it is open around what runs here."""
+        link = CURRENT.get()
+        while link is not None:
+            if isinstance(link, Span) and link.id == event_id and link.owner is self:
+                return None if link.ended else link
+            link = link.up
+        return None
 
     def joined(self, session_id: str) -> Session:
         """Return a handle on a session that was opened elsewhere: it is joined, not opened."""

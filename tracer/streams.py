@@ -64,7 +64,7 @@ class Stream:
             return
         try:
             if kind in _FIXED or self._reduce is not None:
-                self._bytes += len(item) if kind is str else 8
+                self._bytes += len(cast(str, item)) if kind is str else 8
             else:
                 encoded = encode(item)
                 self._bytes += len(encoded)

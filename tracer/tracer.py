@@ -26,7 +26,7 @@ from tracer.propagate import bind_context
 from tracer.recorder import Recorder
 from tracer.schema import EventUpdate, fields_of
 from tracer.sessions import SessionFactory
-from tracer.spans import Session, Span
+from tracer.spans import INERT_SPAN, Session, Span
 from tracer.spool import Spool
 
 if TYPE_CHECKING:
@@ -265,6 +265,10 @@ class Tracer:
             if span is not None:
                 span.set(**fields)
             return
+        span = self._recorder.open_above(event_id)
+        if span is not None:  # its event is not written yet, an update would come before it
+            span.set(**fields)
+            return
         check_fields(fields, UPDATE_FIELDS)
         if self._records():
             with self._guard.during("enrich_span"):
@@ -290,6 +294,27 @@ class Tracer:
             else:
                 session = self._recorder.joined(session_id)
             self._recorder.update(session, session.id, fields)
+
+    def start_span(
+        self,
+        name: str,
+        *,
+        event_type: str = "chain",
+        parent: Span | Session | None = None,
+        **fields: Unpack[SpanFields],
+    ) -> Span:
+        """Open a span that is not made current; `Span.end` ends it, in any thread or task.
+
+        Args:
+            parent: a span or session to open it below; None: what is current.
+        Returns: a span; one that keeps nothing where nothing is recorded.
+        """
+        check_fields(fields, SPAN_FIELDS)
+        if self.config.disable_tracing:
+            return INERT_SPAN
+        shape = shape_of(event_type, name)
+        own = parent if getattr(parent, "owner", None) is self._recorder else None
+        return self._recorder.begin(shape, fields=fields, detached=True, parent=own) or INERT_SPAN
 
     def log_event(
         self,

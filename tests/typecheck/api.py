@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,53 @@ async def awaits() -> None:
         assert_type(session, Session)
 
 
+@tracer.tool
+def generates(n: int) -> Iterator[int]:
+    yield n
+
+
+@tracer.model("stream", reduce=lambda chunks: "".join(chunks), capture_inputs=False)
+async def streams(n: int) -> AsyncIterator[str]:
+    yield str(n)
+
+
+assert_type(generates(1), Iterator[int])
+assert_type(streams(1), AsyncIterator[str])
+
+
+@tracer.chain
+class Traced:
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    def method(self, y: str) -> int:
+        return self.x + len(y)
+
+
+assert_type(Traced(1), Traced)
+assert_type(Traced(1).method("a"), int)
+
+
+@tracer.tool(only=["order"], ignore=("db",), process_inputs=lambda inputs: {**inputs, "a": 1})
+def captured(db: object, order: str) -> str:
+    return order
+
+
+assert_type(captured(None, "a"), str)
+tracer.tool(only=1)(captured)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType] - refused
+
+
 class Service:
+    @tracer.tool
+    @staticmethod
+    def static_inside(order: str) -> int:
+        return len(order)
+
+    @tracer.tool
+    @classmethod
+    def class_inside(cls, order: str) -> int:
+        return len(order)
+
     @tracer.tool
     def method(self, order: str) -> int:
         return len(order)
@@ -71,6 +117,8 @@ class Service:
 
 
 assert_type(Service().method("a"), int)
+assert_type(Service.static_inside("a"), int)
+assert_type(Service.class_inside("a"), int)
 assert_type(Service.of("a"), Service)
 assert_type(Service.static("a"), int)
 
@@ -105,6 +153,13 @@ def blocks() -> None:
         pass
     with tracer.suppress():
         pass
+
+
+def spans(parent: Span) -> None:
+    span = tracer.start_span("late", event_type="tool", parent=parent, inputs={"q": 1})
+    assert_type(span, Span)
+    span.first_token()
+    span.end({"a": 1}, ValueError("no"))
 
 
 def functions() -> None:

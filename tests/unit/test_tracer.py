@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from journal import events, local_tracer, only, sessions, updates
+from journal import by_name, events, local_tracer, only, sessions, updates
 from programs import assert_books, environment, run
 
 from tracer.context import CURRENT
@@ -31,6 +31,162 @@ def tracer(tmp_path: Path) -> Iterator[Tracer]:
     with local_tracer(tmp_path) as running:
         yield running
     assert CURRENT.get() is None, "something was left current"
+
+
+# -- start_span --------------------------------------------------------------------------------
+
+
+def test_a_started_span_is_current_nowhere_and_ends_in_any_thread(tracer: Tracer) -> None:
+    with tracer.chain("outer") as outer:
+        span = tracer.start_span("callback", event_type="tool", inputs={"q": 1})
+        assert tracer.current_span() is outer
+        with tracer.chain("beside"):
+            pass
+    child = tracer.start_span("child", parent=span)
+
+    def elsewhere() -> None:
+        child.end()
+        span.end({"a": 1})
+        span.end(2)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    found = by_name(tracer)
+    assert found["callback"]["parent_id"] == outer.id
+    assert found["beside"]["parent_id"] == outer.id
+    assert found["child"]["parent_id"] == span.id
+    assert (found["callback"]["event_type"], found["callback"]["inputs"]) == ("tool", {"q": 1})
+    assert found["callback"]["outputs"] == {"a": 1}
+    assert "outputs" not in found["child"]
+
+
+def test_a_started_span_keeps_its_error_and_its_first_token(tracer: Tracer) -> None:
+    span = tracer.start_span("answer", event_type="model")
+    span.first_token()
+    stamped = dict(span.noted or {})
+    span.first_token()
+    assert span.noted == stamped
+    span.end(error=ValueError("no"))
+    span.first_token()
+    event = only(tracer)
+    assert event["error"] == "ValueError: no"
+    assert event["metadata"]["time_to_first_token"] == stamped["time_to_first_token"]
+    assert event["metadata"]["exception"] == {"type": "ValueError", "message": "no"}
+
+
+def test_a_span_started_where_nothing_is_recorded_takes_everything(tracer: Tracer) -> None:
+    with tracer.suppress():
+        span = tracer.start_span("nothing")
+    span.set(inputs={"a": 1})
+    span.first_token()
+    tracer.start_span("below nothing", parent=span).end()
+    span.end()
+    assert [e["event_name"] for e in events(tracer)] == ["below nothing"]
+
+
+def test_a_span_may_be_started_below_a_session(tracer: Tracer) -> None:
+    with tracer.session("chat") as session:
+        pass
+    tracer.start_span("late", parent=session).end()
+    assert only(tracer)["session_id"] == session.id
+    with pytest.raises(TypeError, match="unknown argument colour"):
+        tracer.start_span("x", colour=1)  # type: ignore[call-arg]  # that is the point
+
+
+# -- what a call leaves ------------------------------------------------------------------------
+
+
+def test_an_exception_says_where_it_came_from(tracer: Tracer) -> None:
+    @tracer.tool
+    def inner() -> None:
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            raise RuntimeError("second") from error
+
+    with pytest.raises(RuntimeError):
+        inner()
+    found = only(tracer)["metadata"]["exception"]
+    assert (found["type"], found["message"]) == ("RuntimeError", "second")
+    assert [
+        line.rpartition(" in ")[2].rpartition(".")[2] for line in found["traceback"].splitlines()
+    ] == ["inner"]
+    assert [(e["type"], e["message"]) for e in found["from"]] == [("KeyError", "'first'")]
+
+
+def test_a_deep_traceback_keeps_both_ends(tracer: Tracer) -> None:
+    @tracer.tool
+    def start() -> None:
+        deeper(200)
+
+    def deeper(left: int) -> None:
+        if not left:
+            raise ValueError("deep")
+        deeper(left - 1)
+
+    with pytest.raises(ValueError, match="deep"):
+        start()
+    lines = only(tracer)["metadata"]["exception"]["traceback"].splitlines()
+    assert len(lines) == 51
+    assert lines[10] == "... 152 more frames ..."
+    assert lines[0].endswith("start")
+    assert lines[-1].endswith("deeper")
+
+
+def test_tracebacks_can_be_left_out(tmp_path: Path) -> None:
+    with local_tracer(tmp_path, tracebacks=False) as tracer:
+        with pytest.raises(ZeroDivisionError):
+            tracer.tool(lambda: 1 // 0)()
+        event = only(tracer)
+        assert event["error"].startswith("ZeroDivisionError")
+        assert event["metadata"] == {}
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
+def test_sampling_takes_whole_sessions_the_same_in_every_process(
+    tmp_path: Path, rate: float
+) -> None:
+    taken: list[set[str]] = []
+    for name in ("one", "two"):
+        with local_tracer(tmp_path / name, sample_rate=rate) as tracer:
+            for n in range(400):
+                with tracer.session("s", session_id=f"chat {n}") as session, tracer.chain("a"):
+                    tracer.tool(lambda: None)()
+                    tracer.log_event("tool", "b")
+                    tracer.enrich_session(outputs={"x": 1})
+                assert session.id
+            found = events(tracer)
+            ids = {event["session_id"] for event in found}
+            assert len(found) == 3 * len(ids)
+            assert {s["session_id"] for s in sessions(tracer)} == ids
+            assert {event_id for event_id, _ in updates(tracer)} == ids
+            taken.append(ids)
+    assert taken[0] == taken[1]
+    assert abs(len(taken[0]) - 400 * rate) <= 60
+
+
+def test_what_is_captured_is_decided_by_the_tracer_unless_the_decorator_says(
+    tmp_path: Path,
+) -> None:
+    with local_tracer(tmp_path, capture_inputs=False, capture_outputs=False) as tracer:
+        tracer.tool(lambda a: a)(1)
+        tracer.tool(capture_inputs=True, capture_outputs=True)(lambda a: a)(2)
+        with tracer.tool("block", inputs={"a": 3}) as span:
+            span.set(outputs=3)
+        first, second, third = events(tracer)
+        assert first["inputs"] == {}
+        assert "outputs" not in first
+        assert (second["inputs"], second["outputs"]) == ({"a": 2}, {"result": 2})
+        assert (third["inputs"], third["outputs"]) == ({"a": 3}, {"result": 3})
+
+
+def test_enrichment_of_an_open_span_by_its_id_is_part_of_its_event(tracer: Tracer) -> None:
+    with tracer.chain("outer") as outer, tracer.tool("inner"):
+        tracer.enrich_span(event_id=outer.id, feedback={"rating": 5})
+    assert by_name(tracer)["outer"]["feedback"] == {"rating": 5}
+    tracer.enrich_span(event_id=outer.id, feedback={"rating": 1})
+    assert updates(tracer)[-1] == (outer.id, {"feedback": {"rating": 1}})
 
 
 # -- log_event ---------------------------------------------------------------------------------
