@@ -18,6 +18,7 @@ RANKS: dict[str, float] = {
     "tracer.context": 0,
     "tracer.version": 0,
     "tracer.fork": 0,
+    "tracer.tree": 0,
     "tracer.config": 1,
     "tracer.event": 2,
     "tracer.encode": 1,
