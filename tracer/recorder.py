@@ -43,6 +43,7 @@ class Recorder:
         capture_outputs: bool = True,
         tracebacks: bool = True,
         sample_rate: float = 1.0,
+        ids: IdSource | None = None,
     ) -> None:
         """Record into `buffer`; outside any session into one named `session_name`."""
         self.buffer = buffer
@@ -51,7 +52,7 @@ class Recorder:
         self._sampled_below = sample_rate * 2.0**32
         self.guard = guard
         self.clock = clock or Clock()
-        self.ids = IdSource()
+        self.ids = ids or IdSource()
         self.epoch = 0
         self.on_fork: Callable[[], None] = _nothing
         self._source = None if source is None else encode(source)

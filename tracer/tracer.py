@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from tracer import fork
 from tracer.buffer import Buffer
 from tracer.callables import check_fields
-from tracer.clock import wall_ms
 from tracer.config import Config
 from tracer.context import Suppress, Suppression, nearest
 from tracer.decorators import SPAN_FIELDS, SpanFactory
@@ -28,6 +27,7 @@ from tracer.schema import EventUpdate, fields_of
 from tracer.sessions import SessionFactory
 from tracer.spans import INERT_SPAN, Session, Span
 from tracer.spool import Spool
+from tracer.surroundings import Outlet, Surroundings
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -120,13 +120,13 @@ class Tracer:
         self._wire(Config.resolve(**options), Source())
 
     @classmethod
-    def of(cls, config: Config, source: Source) -> Tracer:
+    def of(cls, config: Config, source: Source, surroundings: Surroundings | None = None) -> Tracer:
         """Build a tracer for a checked configuration, and make `source` lead to it."""
         tracer = cls.__new__(cls)
-        tracer._wire(config, source)
+        tracer._wire(config, source, surroundings)
         return tracer
 
-    def _wire(self, config: Config, source: Source) -> None:
+    def _wire(self, config: Config, source: Source, given: Surroundings | None = None) -> None:
         self.config = config
         self.trace = SpanFactory(None, source)
         self.chain = SpanFactory("chain", source)
@@ -135,9 +135,13 @@ class Tracer:
         self.session = SessionFactory(source)
         self._guard = Guard(log)
         self._flusher: Flusher | None = None
+        self._outlet: Outlet | None = None
         self.is_closed = False
-        segments, self._mode = _segment_source(config)
-        self._buffer = Buffer(segments, config.max_queue, config.max_queue_bytes)
+        if given is None:
+            segments, self._mode = _segment_source(config)
+            self._buffer = Buffer(segments, config.max_queue, config.max_queue_bytes)
+        else:
+            self._buffer, self._mode = given.buffer, "M: nothing is sent"
         self._recorder = Recorder(
             self._buffer,
             self._guard,
@@ -148,9 +152,13 @@ class Tracer:
             capture_outputs=config.capture_outputs,
             tracebacks=config.tracebacks,
             sample_rate=config.sample_rate,
+            clock=None if given is None else given.clock,
+            ids=None if given is None else given.ids,
         )
         if config.disable_tracing:
             pass
+        elif given is not None:
+            self._outlet = given.outlet
         elif config.is_local:
             if not config.local:
                 log.warning("no HH_API_KEY and no HH_API_URL: events stay in %s", config.spool_path)
@@ -161,16 +169,17 @@ class Tracer:
             from tracer.transport import HttpTransport
 
             connection = config.connection
-            self._flusher = Flusher(
+            self._outlet = self._flusher = Flusher(
                 self._buffer, lambda t: HttpTransport(replace(connection, timeout=t)), config
             )
-            self._recorder.on_fork = self._flusher.after_fork_in_child
+        if self._outlet is not None:
+            self._recorder.on_fork = self._outlet.after_fork_in_child
         source.tracer = self
         source.pending = False
         source.recorder = None if config.disable_tracing else self._recorder
         fork.watch(self._recorder)
         _live.add(self)
-        weakref.finalize(self, _let_go, self._buffer, self._flusher).atexit = False
+        weakref.finalize(self, _let_go, self._buffer, self._outlet).atexit = False
 
     # -- life --------------------------------------------------------------------------------
 
@@ -184,7 +193,7 @@ class Tracer:
         """
         started = time.monotonic()
         patience = self.config.shutdown_timeout if timeout is None else timeout
-        reason = self._flusher.flush(patience) if self._flusher is not None else None
+        reason = self._outlet.flush(patience) if self._outlet is not None else None
         return self._result(reason, started)
 
     def shutdown(self, timeout: float | None = None) -> FlushResult:
@@ -199,8 +208,8 @@ class Tracer:
             self.is_closed = True
             self._recorder.close_default()
         reason = None
-        if self._flusher is not None:
-            reason = self._flusher.stop(patience)
+        if self._outlet is not None:
+            reason = self._outlet.stop(patience)
         else:
             _let_go(self._buffer, None)
         return self._result(reason, started)
@@ -337,7 +346,8 @@ class Tracer:
             return None
         with self._guard.during("log_event"):
             start, end = _unix_ms(start_time), _unix_ms(end_time)
-            end = end if end is not None else start if start is not None else wall_ms()
+            if end is None:
+                end = self._recorder.clock.wall_ns() // 1_000_000 if start is None else start
             start = start if start is not None else end
             shape = shape_of(event_type, name)
             return self._recorder.log_event(shape, int(start), max(end - start, 0), fields)
@@ -374,10 +384,10 @@ def _unix_ms(moment: float | datetime | None) -> float | None:
     return moment.timestamp() * 1000 if isinstance(moment, datetime) else moment
 
 
-def _let_go(buffer: Buffer, flusher: Flusher | None) -> None:
+def _let_go(buffer: Buffer, outlet: Outlet | None) -> None:
     """Stop without waiting, when the last reference to a tracer is gone."""
-    if flusher is not None:
-        flusher.stop(0)
+    if outlet is not None:
+        outlet.stop(0)
     elif not buffer.closed:
         buffer.refuse_writes()
         buffer.close()

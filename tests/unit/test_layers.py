@@ -37,6 +37,7 @@ RANKS: dict[str, float] = {
     "tracer.cost": 2,
     "tracer.hooks": 2,
     "tracer.spans": 2.5,
+    "tracer.surroundings": 2.5,
     "tracer.recorder": 3,
     "tracer.streams": 3,
     "tracer.proxies": 3.2,
@@ -51,6 +52,7 @@ RANKS: dict[str, float] = {
     "tracer.default": 6,
     "tracer.testing": 7,
     "tracer.otlp": 7,
+    "tracer.pytest_plugin": 8,
     "tracer": 9,
     "tracer.__main__": 9,
 }
