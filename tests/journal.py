@@ -11,10 +11,9 @@ from typing import Any
 from tracer.buffer import Buffer
 from tracer.check import problems
 from tracer.schema import Event, EventUpdate, Session, json_schema
-from tracer.segment import EVENT, SESSION, UPDATE, Frame
+from tracer.segment import EVENT, EVENT_ID, SESSION, UPDATE, Frame
 from tracer.tracer import Tracer
 
-EVENT_ID = 36  # characters of event id in front of an update's JSON
 _SCHEMAS: dict[type, dict[str, Any]] = {
     kind: json_schema(kind) for kind in (Event, EventUpdate, Session)
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from contextlib import suppress as no_more
 from datetime import datetime
-from threading import get_ident
-from typing import TYPE_CHECKING
+from threading import Lock, get_ident
+from typing import TYPE_CHECKING, NamedTuple
 
 from tracer.config import Config
 from tracer.context import Suppress
@@ -47,6 +49,17 @@ __all__ = [
 
 log = logging.getLogger("tracer")
 
+Build = Callable[[Config, Source], Tracer]
+
+
+class _State(NamedTuple):
+    """What the default was when something took its place."""
+
+    recorder: Recorder | None
+    tracer: Tracer | None
+    pending: bool
+    build: Build | None
+
 
 class _Default(Source):
     """Initialises itself from the environment at the first call, if that holds a key."""
@@ -56,6 +69,9 @@ class _Default(Source):
         self.pending = True
         self._starting: set[int] = set()
         self._first: dict[str, Source] = {}
+        self.build: Build | None = None  # what `init` makes a tracer with, if not `Tracer.of`
+        self._before: dict[Source, _State] = {}  # what each open block replaced, oldest first
+        self._replacing = Lock()  # protects _before, and the default while it is replaced
 
     def start(self) -> Recorder | None:
         """Look at the environment once; nothing that is wrong there raises in a user's call."""
@@ -85,6 +101,31 @@ class _Default(Source):
         """Lead to what `built` leads to, without a moment in which there is no recorder."""
         self.recorder, self.tracer, self.pending = built.recorder, built.tracer, False
 
+    @contextmanager
+    def replaced(self, build: Build, config: Config) -> Generator[None, None, None]:
+        """Lead to what `build` makes, also of `init` inside, then to what was there before.
+
+        Blocks that overlap in several threads may end in any order.
+        """
+        built = Source()
+        build(config, built)
+        with self._replacing:
+            self._before[built] = _State(self.recorder, self.tracer, self.pending, self.build)
+            self.build = build
+            self.follow(built)
+        try:
+            yield
+        finally:
+            with self._replacing:
+                blocks = list(self._before)
+                later = blocks[blocks.index(built) + 1 :]
+                before = self._before.pop(built)
+                if later:  # the next one to come restores what we would have
+                    self._before[later[0]] = before
+                else:
+                    self.pending, self.build = before.pending, before.build
+                    self.recorder, self.tracer = before.recorder, before.tracer
+
     def running(self) -> Tracer:
         """Return the default tracer; one that records nothing where there is none."""
         if self.pending:
@@ -103,6 +144,7 @@ tool = SpanFactory("tool", _default)
 session = SessionFactory(_default)
 suppress = Suppress
 bind = bind_context
+replaced = _default.replaced
 
 
 def init(**options: Unpack[Options]) -> Tracer:
@@ -120,7 +162,7 @@ def init(**options: Unpack[Options]) -> Tracer:
     if current is not None and current.config == config and not current.is_closed:
         return current
     built = Source()
-    tracer = Tracer.of(config, built)
+    tracer = (_default.build or Tracer.of)(config, built)
     _default.follow(built)
     return tracer
 

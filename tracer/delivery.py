@@ -20,14 +20,23 @@ from tracer.errors import (
     TransientError,
     TransportError,
 )
-from tracer.segment import DELIVERED, DROPPED, ENDS, EVENT, SESSION, SUPERSEDED, UPDATE, Frame
+from tracer.segment import (
+    DELIVERED,
+    DROPPED,
+    ENDS,
+    EVENT,
+    EVENT_ID,
+    SESSION,
+    SUPERSEDED,
+    UPDATE,
+    Frame,
+)
 from tracer.transport import MAX_ANSWER, Request, Transport
 from tracer.updates import merged
 
 __all__ = ["Delivery"]
 
 CREATE_ANSWER = 4 << 20  # bytes; the answer to `create` repeats the whole session
-EVENT_ID = 36  # characters of event id in front of an update's JSON
 QUIET = 60.0  # seconds between two log lines about the same kind of failure
 
 # The start of every session frame, as recorder.py writes it: enough to open the session with.

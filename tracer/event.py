@@ -17,7 +17,7 @@ from tracer.encode import encode, encode_object
 from tracer.errors import describe
 from tracer.schema import EVENT_TYPES
 
-__all__ = ["Fields", "Shape", "event_json", "merge", "object_json", "shape_of"]
+__all__ = ["OBJECTS", "Fields", "Shape", "event_json", "merge", "object_json", "shape_of"]
 
 Fields = dict[str, bytes]  # name of a field -> its value as JSON, encoded when it was given
 

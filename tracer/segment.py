@@ -38,6 +38,7 @@ __all__ = [
     "DROPPED",
     "ENDS",
     "EVENT",
+    "EVENT_ID",
     "FILE_HEADER",
     "MAX_PAYLOAD",
     "SESSION",
@@ -61,6 +62,7 @@ SETTLED = frozenset((DELIVERED, DEAD, DROPPED, SUPERSEDED))
 UNREADABLE = -1  # never written: what a walk finds instead of a state
 
 ENDS = 1  # flag of the update that ends its session
+EVENT_ID = 36  # characters of event id in front of an update's JSON
 
 MAGIC = b"\xf7TF"
 _FRONT = struct.Struct("<3sBI")
