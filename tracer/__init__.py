@@ -1,4 +1,7 @@
-"""A buffered background telemetry tracer for LLM agents."""
+"""A buffered background telemetry tracer for LLM agents.
+
+PYTEST_DONT_REWRITE: without this word pytest warns where it is started by a traced program.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from typing_extensions import assert_type
 
 import tracer
 from tracer import ConfigError, FlushResult, Session, Span, Stats, Tracer, TracerError
+from tracer.testing import Captured, capture
 
 
 @tracer.tool
@@ -232,3 +233,17 @@ def errors() -> None:
         as_value_error: ValueError = error
         as_tracer_error: TracerError = error
         del as_value_error, as_tracer_error
+
+
+def a_test(tracer_events: Captured) -> None:
+    assert_type(tracer_events.only("lookup")["outputs"]["order"], Any)
+    with capture() as captured, capture(deterministic=True):
+        assert_type(captured, Captured)
+        assert_type(captured.tracer, Tracer)
+    assert_type(captured.events, list[dict[str, Any]])
+    assert_type(captured.sessions, list[dict[str, Any]])
+    assert_type(captured.updates, list[dict[str, Any]])
+    assert_type(captured.named("lookup"), list[dict[str, Any]])
+    assert_type(captured.only(), dict[str, Any])
+    assert_type(captured.tree(), str)
+    capture(unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue] - refused
