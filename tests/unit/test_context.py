@@ -6,14 +6,13 @@ import asyncio
 import gc
 import random
 from contextvars import copy_context
-from pathlib import Path
 from threading import Thread
 
 import pytest
-from journal import events, local_tracer
 
 from tracer.context import CURRENT, Link, Suppression, nearest, restore
 from tracer.spans import Span
+from tracer.testing import capture
 from tracer.tracer import Tracer
 
 MINE, THEIRS = object(), object()
@@ -127,7 +126,7 @@ def spans_alive() -> int:
 
 
 @pytest.mark.parametrize("ends_first", ["before the next begins", "after the next began"])
-def test_a_long_chain_of_tasks_keeps_no_span_alive(tmp_path: Path, ends_first: str) -> None:
+def test_a_long_chain_of_tasks_keeps_no_span_alive(ends_first: str) -> None:
     async def link(tracer: Tracer, left: int, done: asyncio.Event) -> None:
         with tracer.chain("link"):
             if ends_first == "after the next began":
@@ -154,7 +153,7 @@ def test_a_long_chain_of_tasks_keeps_no_span_alive(tmp_path: Path, ends_first: s
 
     before = spans_alive()
     seen: list[int] = []
-    with local_tracer(tmp_path) as tracer:
-        asyncio.run(main(tracer))
-        assert len(events(tracer)) >= 999
+    with capture() as captured:
+        asyncio.run(main(captured.tracer))
+    assert len(captured.events) >= 999
     assert seen[0] - before < 10

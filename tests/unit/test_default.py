@@ -10,13 +10,14 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from journal import events, only, sessions, updates
+from journal import events, only, sessions
 from programs import environment, run
 
 import tracer
 from tracer import default
 from tracer.context import CURRENT
 from tracer.errors import ConfigError
+from tracer.testing import capture
 from tracer.tracer import Tracer
 
 
@@ -115,27 +116,35 @@ def test_arguments_come_before_the_environment(
 # -- the functions of the package --------------------------------------------------------------
 
 
-def test_the_functions_use_the_default_tracer(tmp_path: Path) -> None:
-    running = tracer.init(**options(tmp_path))
-    with tracer.session("s", user_properties={"id": "u"}) as session:
-        assert tracer.current_session() is session
-        with tracer.trace("t", event_type="model") as span:
-            assert tracer.current_span() is span
-            tracer.enrich_span(metadata={"a": 1})
-            tracer.bind(work)(1)
-        tracer.enrich_session(outputs={"status": "ok"})
-        with tracer.suppress():
-            work(2)
-        logged = tracer.log_event("tool", "logged", start_time=1, end_time=2)
-    tracer.enrich_span(event_id=span.id, feedback={"ok": True})
-    found = {event["event_name"]: event for event in events(running)}
-    assert found["work"]["parent_id"] == span.id
-    assert found["t"]["metadata"] == {"a": 1}
-    assert found["logged"]["event_id"] == logged
-    assert [event_id for event_id, _ in updates(running)] == [session.id, session.id, span.id]
-    assert tracer.stats().recorded == 3
-    assert tracer.flush().ok
-    assert tracer.shutdown().spooled == 3
+TREE = """\
+session test
+session s → {"status": "ok"}
+├─ tool logged
+└─ model t
+   └─ tool work {"x": 1} → {"result": 2}
+"""
+
+
+def test_the_functions_use_the_default_tracer() -> None:
+    with capture() as captured:
+        with tracer.session("s", user_properties={"id": "u"}) as session:
+            assert tracer.current_session() is session
+            with tracer.trace("t", event_type="model") as span:
+                assert tracer.current_span() is span
+                tracer.enrich_span(metadata={"a": 1})
+                tracer.bind(work)(1)
+            tracer.enrich_session(outputs={"status": "ok"})
+            with tracer.suppress():
+                work(2)
+            logged = tracer.log_event("tool", "logged", start_time=1e12, end_time=1e12 + 2)
+        tracer.enrich_span(event_id=span.id, feedback={"ok": True})
+        assert tracer.stats().recorded == 3
+        assert tracer.flush().ok
+        assert tracer.shutdown().delivered == 3
+    assert captured.only("logged")["event_id"] == logged
+    assert captured.only("t")["feedback"] == {"ok": True}
+    assert captured.only("t")["metadata"] == {"a": 1}
+    assert captured.tree() == TREE
 
 
 # -- without init ------------------------------------------------------------------------------
