@@ -297,7 +297,10 @@ class Client:
 
 
 class AsyncClient:
-    """Call the API from asyncio or trio; arguments and methods as for `Client`."""
+    """Call the API from asyncio or trio; arguments, methods and errors as for `Client`.
+
+    Any number of tasks may share one, but only those of one event loop.
+    """
 
     def __init__(
         self,

@@ -10,7 +10,18 @@ from typing import Any
 from typing_extensions import assert_type
 
 import tracer
-from tracer import ConfigError, FlushResult, Session, Span, Stats, Tracer, TracerError
+from tracer import (
+    AsyncClient,
+    Client,
+    ConfigError,
+    FlushResult,
+    Session,
+    Span,
+    Stats,
+    Tracer,
+    TracerError,
+)
+from tracer.schema import Acknowledgement, SearchAnswer, SessionAnswer
 from tracer.testing import Captured, capture
 
 
@@ -247,3 +258,19 @@ def a_test(tracer_events: Captured) -> None:
     assert_type(captured.only(), dict[str, Any])
     assert_type(captured.tree(), str)
     capture(unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue] - refused
+
+
+async def clients() -> None:
+    with Client(api_key="hh_key", timeout=5) as client:
+        assert_type(client.sessions.create(session_name="chat"), SessionAnswer)
+        assert_type(client.events.update("e", feedback={"ok": True}), Acknowledgement)
+    async with AsyncClient(base_url="https://api.example.com") as waiting:
+        assert_type(waiting, AsyncClient)
+        assert_type(await waiting.sessions.create(session_name="chat"), SessionAnswer)
+        assert_type(
+            await waiting.sessions.create_event_batch("s", [{"event_type": "tool", "inputs": {}}]),
+            Acknowledgement,
+        )
+        assert_type(await waiting.events.search(limit=2), SearchAnswer)
+        await waiting.sessions.create(unknown=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue] - refused
+    await waiting.aclose()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable
+from threading import Event
 from typing import Any, cast
 
 import pytest
@@ -129,6 +131,40 @@ def test_call_makes_any_operation() -> None:
             assert blocking.call(OPERATION["sessions.create"], {"source": "x"})["event_id"] == ID
         call_async(server.url, lambda c: c.call(OPERATION["sessions.create"], {"source": "x"}))
     assert [r.partition(b"\r\n\r\n")[2] for r in server.requests] == [b'{"source":"x"}'] * 2
+
+
+def test_many_tasks_share_one_client() -> None:
+    async def calls(url: str) -> Any:
+        async with AsyncClient("hh_key", url, 10.0) as found:
+            return await asyncio.gather(*(found.events.get(str(n)) for n in range(50)))
+
+    with RawServer(answer(200, b'{"event": {}}')) as server:
+        assert asyncio.run(calls(server.url)) == [{"event": {}}] * 50
+    asked = {int(request.split(b" ")[1].rpartition(b"/")[2]) for request in server.requests}
+    assert asked == set(range(50))
+
+
+def test_a_cancelled_call_leaves_the_client_usable() -> None:
+    held, go_on = Event(), Event()
+
+    def hold_the_first(server: RawServer, connection: socket.socket, request: bytes) -> None:
+        if b"/first" in request:
+            held.set()
+            go_on.wait(10)
+        answer(200, b'{"event": {}}')(server, connection, request)
+
+    async def run(url: str) -> Any:
+        async with AsyncClient("hh_key", url, 10.0) as found:
+            call = asyncio.create_task(found.events.get("first"))
+            assert await asyncio.to_thread(held.wait, 10)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            go_on.set()
+            return await found.events.get("second")
+
+    with RawServer(hold_the_first) as server:
+        assert asyncio.run(run(server.url)) == {"event": {}}
 
 
 def test_an_event_that_is_not_there() -> None:
