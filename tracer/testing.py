@@ -181,7 +181,7 @@ def _short(text: str) -> str:
 
 
 class _Kept:
-    """The frames of one or several buffers, taken out in the order written."""
+    """The frames of one or several buffers, taken out in the order written, buffer by buffer."""
 
     def __init__(self) -> None:
         self._outlets: list[_Outlet] = []
@@ -189,8 +189,7 @@ class _Kept:
         self._lock = RLock()  # protects _frames; a signal handler may look at them, too
 
     def outlet(self, buffer: Buffer) -> _Outlet:
-        """Return what takes the flusher's place for `buffer`; what came before it stays before."""
-        self.frames()
+        """Return what takes the flusher's place for `buffer`."""
         outlet = _Outlet(self, buffer)
         self._outlets.append(outlet)
         return outlet

@@ -6,13 +6,14 @@ import asyncio
 import gc
 import json
 import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Barrier, Event, Thread
 from typing import Any
 
 import pytest
@@ -436,22 +437,29 @@ def test_all_threads_are_captured_while_the_test_looks() -> None:
     assert len({event["event_id"] for event in captured.events}) == len(captured.events) == 1600
 
 
-def test_threads_that_look_at_once_see_every_event_once() -> None:
+def test_threads_that_look_at_once_see_everything_once() -> None:
+    together = Barrier(4)
+    seen: list[int] = []
+
+    def look() -> None:
+        together.wait(10)
+        for _ in range(3):
+            seen.append(len(captured.updates))
+
     with capture() as captured:
-        seen: list[int] = []
-
-        def look() -> None:
-            for _ in range(20):
-                seen.append(len(captured.events))
-
-        for _ in range(1000):
-            lookup("A7")
+        for _ in range(500):
+            tracer.enrich_session(metadata={"a": 1})
         threads = [Thread(target=look) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert set(seen) == {1000}
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(interval)
+    assert set(seen) == {500}
 
 
 def test_tasks_find_their_parents() -> None:
