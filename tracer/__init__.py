@@ -1,7 +1,4 @@
-"""A buffered background telemetry tracer for LLM agents.
-
-PYTEST_DONT_REWRITE: without this word pytest warns where it is started by a traced program.
-"""
+"""A buffered background telemetry tracer for LLM agents. PYTEST_DONT_REWRITE: no asserts here."""
 
 from __future__ import annotations
 
