@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from tracer.tracer import Stats
+from tracer.books import Stats
 
 __all__ = [
     "Finished",

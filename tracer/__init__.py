@@ -9,35 +9,19 @@ import tracer.fork  # noqa: F401  # pyright: ignore[reportUnusedImport]  # see a
 from tracer.version import __version__
 
 if TYPE_CHECKING:
+    from tracer.books import FlushResult, Stats
     from tracer.client import AsyncClient, Client
-    from tracer.default import (
-        bind,
-        chain,
-        current_session,
-        current_span,
-        enrich_session,
-        enrich_span,
-        flush,
-        init,
-        log_event,
-        model,
-        session,
-        shutdown,
-        start_span,
-        stats,
-        suppress,
-        tool,
-        trace,
-    )
+    from tracer.default import *
     from tracer.errors import ConfigError, TracerError, TransportError
     from tracer.spans import Session, Span
-    from tracer.tracer import FlushResult, Stats, Tracer
+    from tracer.tracer import Tracer
 
 _HOME = {
     "tracer.client": ("AsyncClient", "Client"),
     "tracer.errors": ("ConfigError", "TracerError", "TransportError"),
     "tracer.spans": ("Session", "Span"),
-    "tracer.tracer": ("FlushResult", "Stats", "Tracer"),
+    "tracer.books": ("FlushResult", "Stats"),
+    "tracer.tracer": ("Tracer",),
 }  # everything else in __all__ lives in tracer.default
 
 __all__ = ["AsyncClient", "Client", "ConfigError", "FlushResult", "Session", "Span", "Stats"]
@@ -48,10 +32,12 @@ __all__ += ["trace"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'tracer' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "testing":
+        return import_module("tracer.testing")
+    if name not in __all__:
+        raise AttributeError(f"module 'tracer' has no attribute {name!r}")
     home = next((module for module, names in _HOME.items() if name in names), "tracer.default")
     found = globals()[name] = getattr(import_module(home), name)
     return found

@@ -11,6 +11,7 @@ from datetime import datetime
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, NamedTuple
 
+from tracer.books import FlushResult, Stats
 from tracer.config import Config
 from tracer.context import Suppress
 from tracer.decorators import SpanFactory
@@ -18,7 +19,7 @@ from tracer.propagate import bind_context
 from tracer.recorder import Recorder
 from tracer.sessions import SessionFactory
 from tracer.spans import Session, Span
-from tracer.tracer import FlushResult, Source, Stats, Tracer
+from tracer.tracer import Source, Tracer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

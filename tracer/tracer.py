@@ -7,12 +7,13 @@ import logging
 import sys
 import time
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracer import fork
+from tracer.books import FlushResult, Stats
 from tracer.buffer import Buffer
 from tracer.callables import check_fields
 from tracer.config import Config
@@ -36,61 +37,11 @@ if TYPE_CHECKING:
     from tracer.decorators import SpanFields
     from tracer.flusher import Flusher
 
-__all__ = ["FlushResult", "Source", "Stats", "Tracer"]
+__all__ = ["Source", "Tracer"]
 
 log = logging.getLogger("tracer")
 
 UPDATE_FIELDS = frozenset(fields_of(EventUpdate))
-
-
-@dataclass(frozen=True, slots=True)
-class FlushResult:
-    """What `flush` achieved; the numbers count events since the tracer was made.
-
-    Attributes:
-        ok: everything recorded before the call is settled (in local mode: in the journal).
-        queued: wait in memory. spooled: wait in the journal. dropped: lost, by reason.
-        reason: why not `ok`.
-    """
-
-    ok: bool
-    delivered: int
-    queued: int
-    spooled: int
-    dropped: dict[str, int]
-    reason: str | None
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """The books at one moment, in events; sessions and updates are not counted among them.
-
-    recorded + adopted_in == delivered + queued + in_flight + spooled + sum(dropped.values()), with
-    a slack of the number of threads that are recording at this moment.
-
-    Attributes:
-        failures: errors of ours that were kept away from the program.
-        flusher_restarts: how often the background thread went on after one of those.
-        mode: D (journal on disk) or M (memory), and why.
-        last_success: Unix seconds of the last answered request.
-    """
-
-    recorded: int
-    adopted_in: int
-    delivered: int
-    queued: int
-    in_flight: int
-    spooled: int
-    dropped: dict[str, int]
-    attempts: int
-    retries: int
-    bytes_sent: int
-    failures: int
-    flusher_restarts: int
-    last_error: str | None
-    last_success: float | None
-    mode: str
 
 
 class Source:

@@ -15,7 +15,7 @@ from fakes import Answer, ContractServer, Seen
 from programs import assert_books, assert_exact, environment, run, stored, wait_until
 
 from tracer import Tracer
-from tracer.tracer import FlushResult
+from tracer.books import FlushResult
 
 # 16 workers, each 625 times a chain with two tools side by side and one below the other.
 LOAD = """

@@ -26,6 +26,7 @@ RANKS: dict[str, float] = {
     "tracer.segment": 1,
     "tracer.callables": 1,
     "tracer.failures": 1,
+    "tracer.books": 0,
     "tracer.answers": 1,
     "tracer.updates": 1,
     "tracer.wire": 1,

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tracer.books import Stats
 from tracer.cli.serve import missing_extra
 from tracer.cli.tree import tree_lines
 from tracer.client import Client
 from tracer.default import init
 from tracer.errors import ConfigError, TransportError
 from tracer.schema import SEARCH_LIMIT
-from tracer.tracer import Stats
 
 if TYPE_CHECKING:
     from tracer.cli.demo_agent import Asked
