@@ -12,7 +12,7 @@ from tracer.event import Shape, shape_of
 from tracer.recorder import RecorderSource
 from tracer.spans import INERT_SPAN, Span
 from tracer.streams import Reduce
-from tracer.wrapping import wrap
+from tracer.wrapping import Opening, wrap
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -147,10 +147,10 @@ class SpanContext:
         capture = _capture(options)
         several = isinstance(func, type)  # `only` and `ignore` are for whichever method has them
 
-        def prepare(func: Callable[..., Any], name: str, bound: bool) -> SpanOpening:  # noqa: FBT001
+        def prepare(func: Callable[..., Any], name: str, bound: bool) -> Opening:  # noqa: FBT001
             shape = Shape(self._event_type, name, config, metadata, capture)
             bind = binder(func, capture, bound=bound, strict=not several)
-            return SpanOpening(source, shape, bind, capture.reduce)
+            return _opening(source, shape, bind, capture.reduce)
 
         return wrap(func, prepare, self._name)
 
@@ -199,36 +199,26 @@ class SpanContext:
         self.__exit__(kind, error, traceback)
 
 
-class SpanOpening:
-    """Open a span for each call of one decorated callable."""
+def _opening(source: RecorderSource, shape: Shape, bind: Bind, reduce: Reduce | None) -> Opening:
+    """Return what opens a span for each call of one decorated callable."""
 
-    __slots__ = ("_bind", "_shape", "reduce", "source")
-
-    def __init__(
-        self,
-        source: RecorderSource,
-        shape: Shape,
-        bind: Bind,
-        reduce: Reduce | None,
-    ) -> None:
-        self.source = source
-        self._shape = shape
-        self._bind = bind
-        self.reduce = reduce
-
-    def __call__(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, detached: bool = False
-    ) -> Span | None:
-        """Return an open span, None while nothing is recorded."""
-        source = self.source
+    def current(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span | None:
         recorder = source.recorder
         if recorder is None:
-            if not source.pending:
-                return None
-            recorder = source.start()
+            recorder = source.start() if source.pending else None
             if recorder is None:
                 return None
-        return recorder.begin(self._shape, self._bind, args, kwargs, detached=detached)
+        return recorder.begin(shape, bind, args, kwargs)
+
+    def detached(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span | None:
+        recorder = source.recorder
+        if recorder is None:
+            recorder = source.start() if source.pending else None
+            if recorder is None:
+                return None
+        return recorder.begin(shape, bind, args, kwargs, detached=True)
+
+    return Opening(source, current, detached, reduce)
 
 
 def _capture(options: dict[str, Any]) -> Capture:

@@ -10,8 +10,7 @@ from tracer.callables import check_fields
 from tracer.context import innermost
 from tracer.recorder import RecorderSource
 from tracer.spans import INERT_SESSION, Session
-from tracer.streams import Reduce
-from tracer.wrapping import wrap
+from tracer.wrapping import Opening, wrap
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -92,14 +91,19 @@ class SessionContext:
     def __call__(self, func: Any) -> Any:
         """Return `func` opening a session for each call."""
 
-        def prepare(_: Callable[..., Any], name: str, bound: bool) -> SessionOpening:  # noqa: FBT001
-            return SessionOpening(self._source, name, self._session_id, self._fields)
+        def prepare(_: Callable[..., Any], name: str, bound: bool) -> Opening:  # noqa: FBT001
+            given = self._source, name, self._session_id, self._fields
+            return Opening(
+                self._source,
+                lambda args, kwargs: _open(*given),
+                lambda args, kwargs: _open(*given, detached=True),
+            )
 
         return wrap(func, prepare, self._name)
 
     def __enter__(self) -> Session:
-        opening = SessionOpening(self._source, self._name, self._session_id, self._fields)
-        session = opening((), {}) or INERT_SESSION
+        opened = _open(self._source, self._name, self._session_id, self._fields)
+        session = opened or INERT_SESSION
         self._open.append(session)
         return session
 
@@ -128,32 +132,20 @@ class SessionContext:
         self.__exit__(kind, error, traceback)
 
 
-class SessionOpening:
-    """Open a session for each call of one decorated callable, or for a block."""
-
-    __slots__ = ("_fields", "_name", "_session_id", "reduce", "source")
-
-    def __init__(
-        self,
-        source: RecorderSource,
-        name: str | None,
-        session_id: str | None,
-        fields: Mapping[str, Any],
-    ) -> None:
-        self.source = source
-        self._name = name
-        self._session_id = session_id
-        self._fields = fields
-        self.reduce: Reduce | None = None  # what a session's function yields is not kept
-
-    def __call__(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, detached: bool = False
-    ) -> Session | None:
-        """Return an open session, None while nothing is recorded."""
-        recorder = self.source.recorder
-        if recorder is None and self.source.pending:
-            recorder = self.source.start()
-        if recorder is None:
-            return None
-        name = self._name or recorder.default.name
-        return recorder.open_session(name, self._session_id, self._fields, detached=detached)
+def _open(
+    source: RecorderSource,
+    name: str | None,
+    session_id: str | None,
+    fields: Mapping[str, Any],
+    *,
+    detached: bool = False,
+) -> Session | None:
+    """Return an open session, None while nothing is recorded."""
+    recorder = source.recorder
+    if recorder is None and source.pending:
+        recorder = source.start()
+    if recorder is None:
+        return None
+    return recorder.open_session(
+        name or recorder.default.name, session_id, fields, detached=detached
+    )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from tracer.context import restore
 from tracer.recorder import RecorderSource
@@ -23,21 +24,21 @@ __all__ = ["Opening", "Prepare", "name_of", "wrap"]
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict))
 
 
-class Opening(Protocol):
-    """What is opened around the calls of one callable."""
+Open = Callable[[tuple[Any, ...], dict[str, Any]], "Span | Session | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is opened around each call of one callable; None: nothing is recorded.
+
+    Attributes:
+        current: opens it and makes it current. detached: leaves what is current as it is.
+    """
 
     source: RecorderSource
-    reduce: Reduce | None
-
-    def __call__(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        detached: bool = False,
-    ) -> Span | Session | None:
-        """Open it for one call; None: nothing is recorded. Detached: it is not made current."""
-        ...
+    current: Open
+    detached: Open
+    reduce: Reduce | None = None
 
 
 # callable, its name, whether its first argument is the `self` or `cls` of a method -> its opening
@@ -119,14 +120,14 @@ def _tells_its_kind(func: Any) -> bool:
 
 
 def _calls(func: Callable[..., Any], opening: Opening) -> Callable[..., Any]:
-    source = opening.source
+    source, open_link = opening.source, opening.current
 
     @functools.wraps(func)
     def traced(*args: Any, **kwargs: Any) -> Any:
         if source.recorder is None and not source.pending:  # switched off: the shortest way
             return func(*args, **kwargs)
         try:
-            link = opening(args, kwargs)
+            link = open_link(args, kwargs)
         except RecursionError:  # the call itself needs less room than ours
             link = None
         if link is None:
@@ -168,14 +169,14 @@ def _followed(result: Any, link: Span | Session) -> Any:
 
 
 def _awaits(func: Callable[..., Any], opening: Opening) -> Callable[..., Any]:
-    source = opening.source
+    source, open_link = opening.source, opening.current
 
     @functools.wraps(func)
     async def traced_async(*args: Any, **kwargs: Any) -> Any:
         if source.recorder is None and not source.pending:
             return await func(*args, **kwargs)
         try:
-            link = opening(args, kwargs)
+            link = open_link(args, kwargs)
         except RecursionError:
             link = None
         if link is None:
@@ -199,9 +200,11 @@ def _starts_stream(
 ) -> Callable[..., Any]:
     """Return what calls a generator function: parent and inputs are those of this moment."""
 
+    open_link = opening.detached
+
     def call(*args: Any, **kwargs: Any) -> Any:
         gen = func(*args, **kwargs)
-        link = opening(args, kwargs, detached=True)
+        link = open_link(args, kwargs)
         if link is None:
             return gen
         outer = following(gen, Stream(link, opening.reduce))
