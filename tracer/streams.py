@@ -25,6 +25,7 @@ MAX_BYTES = 1 << 20  # the same in characters and bytes of JSON: an event is cut
 
 _SIZED = (str, bytes, list, tuple, dict)  # empty ones are no first token
 _FIXED = (str, int, float, bool, type(None))  # nobody can change these later
+_FIXED_SIZE = 8  # bytes that a number counts for
 
 
 class Stream:
@@ -33,14 +34,25 @@ class Stream:
     `inside` is what is current within the steps: the link itself, or what a step left open.
     """
 
-    __slots__ = ("_bytes", "_count", "_first", "_items", "_link", "_reduce", "_running", "inside")
+    __slots__ = (
+        "_beyond",
+        "_first",
+        "_items",
+        "_link",
+        "_reduce",
+        "_room",
+        "_running",
+        "inside",
+    )
 
     def __init__(self, link: Span | Session, reduce: Reduce | None = None) -> None:
         self._link = link
         self.inside: Link | None = link
         self._reduce = reduce
+        # as they are, for `reduce` or because nobody can change them; else as JSON, in bytes
         self._items: list[Any] = []
-        self._count = self._bytes = 0
+        self._beyond = 0  # items that were not kept
+        self._room = MAX_BYTES if isinstance(link, Span) else 0
         self._first = isinstance(link, Span)
         self._running = False
 
@@ -52,26 +64,24 @@ class Stream:
 
     def take(self, item: Any) -> None:
         """Keep what a step yields, as it is now."""
-        self._count += 1
-        link = self._link
-        if not isinstance(link, Span) or link.ended:
-            return
         kind = cast(Any, type(item))
         if self._first and item is not None and (kind not in _SIZED or item):
             self._first = False
-            link.first_token()
-        if self._count > MAX_ITEMS or self._bytes > MAX_BYTES:
+            cast(Span, self._link).first_token()
+        if self._room <= 0:
+            self._beyond += 1
             return
-        try:
-            if kind in _FIXED or self._reduce is not None:
-                self._bytes += len(cast(str, item)) if kind is str else 8
-            else:
-                encoded = encode(item)
-                self._bytes += len(encoded)
-                item = orjson.Fragment(encoded)
-            self._items.append(item)
-        except Exception as error:  # noqa: BLE001 - ours, not the user's: the guard logs it once
-            link.owner.guard.caught("a yielded item", error)
+        if kind is str:
+            self._room -= len(item)
+        elif kind in _FIXED or self._reduce is not None:
+            self._room -= _FIXED_SIZE
+        else:
+            # with its comma behind: a copy, since what orjson returns holds on to 4 KB
+            item = encode(item) + b","
+            self._room -= len(item)
+        self._items.append(item)
+        if len(self._items) == MAX_ITEMS:
+            self._room = 0
 
     def complete(self, result: Any = None, *, closed: bool = False) -> None:
         """End: the generator returned `result`, by itself or because it was closed."""
@@ -97,8 +107,8 @@ class Stream:
             return
         with link.owner.guard.during("the end of a stream"):
             kept = len(self._items)
-            noted: dict[str, Any] = {"completed": completed, "items": self._count}
-            if kept < self._count:
+            noted: dict[str, Any] = {"completed": completed, "items": kept + self._beyond}
+            if self._beyond:
                 noted["kept"] = kept
             link.note(stream=noted)
         link.end(self._outputs(result, link), error)
@@ -113,6 +123,9 @@ class Stream:
                     return joined
         elif items and all(type(item) is str for item in items):
             joined = "".join(items)
+        elif items:
+            encoded = [item if type(item) is bytes else encode(item) + b"," for item in items]
+            joined = orjson.Fragment(b"[%b]" % b"".join(encoded)[:-1])
         found: dict[str, Any] = {"result": joined}
         if result is not None:
             found["return"] = result
