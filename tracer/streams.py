@@ -72,7 +72,7 @@ class Stream:
             self._beyond += 1
             return
         if kind is str:
-            self._room -= len(item)
+            self._room -= len(item)  # pyright: ignore[reportArgumentType] - `kind` says so
         elif kind in _FIXED or self._reduce is not None:
             self._room -= _FIXED_SIZE
         else:
