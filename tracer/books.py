@@ -34,6 +34,7 @@ class Stats:
     a slack of the number of threads that are recording at this moment.
 
     Attributes:
+        truncated_values: values that were cut to fit.
         failures: errors of ours that were kept away from the program.
         flusher_restarts: how often the background thread went on after one of those.
         mode: D (journal on disk) or M (memory), and why.
@@ -50,6 +51,7 @@ class Stats:
     attempts: int
     retries: int
     bytes_sent: int
+    truncated_values: int
     failures: int
     flusher_restarts: int
     last_error: str | None

@@ -6,7 +6,8 @@ spliced in before the two closing braces; nobody encodes an event twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -16,8 +17,10 @@ from tracer.callables import Capture
 from tracer.encode import encode, encode_object
 from tracer.errors import describe
 from tracer.schema import EVENT_TYPES
+from tracer.snapshot import Mask, Snapshot
 
 __all__ = ["OBJECTS", "Fields", "Shape", "event_json", "merge", "object_json", "shape_of"]
+__all__ += ["shorten"]
 
 Fields = dict[str, bytes]  # name of a field -> its value as JSON, encoded when it was given
 
@@ -31,6 +34,7 @@ class Shape:
     """What every event of one decorated function, or of one name, has in common."""
 
     __slots__ = (
+        "_masked",
         "config",
         "event_type",
         "head",
@@ -58,10 +62,28 @@ class Shape:
         self.event_type = event_type
         self.name = name
         self.head = f'"event_type":"{event_type}","event_name":{encode(name).decode()}'
-        self.config = None if config is None else encode_object(config)
-        self.metadata = b"{}" if metadata is None else encode_object(metadata)
-        settings = b"" if self.config is None else b',"config":%b' % self.config
-        self.tail = b'%b,"metadata":%b}' % (settings, self.metadata)
+        settings = None if config is None else encode_object(config)
+        self._set(settings, b"{}" if metadata is None else encode_object(metadata))
+        self._masked: tuple[Mask, Shape] | None = None
+
+    def _set(self, config: bytes | None, metadata: bytes) -> None:
+        self.config, self.metadata = config, metadata
+        settings = b"" if config is None else b',"config":%b' % config
+        self.tail = b'%b,"metadata":%b}' % (settings, metadata)
+
+    def masked(self, mask: Mask) -> Shape:
+        """Return the same with config and metadata masked.
+
+        Not done when it is made: a decorator does not know yet which tracer will record it.
+        """
+        if self.config is None and self.metadata == b"{}":
+            return self
+        known = self._masked
+        if known is None or known[0] is not mask:
+            other = copy(self)
+            other._set(None if self.config is None else mask(self.config), mask(self.metadata))
+            known = self._masked = mask, other
+        return known[1]
 
 
 @lru_cache(maxsize=1024)  # names given to context managers are few; one per request is not kept
@@ -70,19 +92,19 @@ def shape_of(event_type: str, name: str) -> Shape:
     return Shape(event_type, name)
 
 
-def merge(fields: Fields, given: Mapping[str, Any]) -> None:
-    """Add what is `given` to `fields`, encoded now; an object merges into one already there."""
+def merge(fields: Fields, given: Mapping[str, Any], snapshot: Snapshot) -> None:
+    """Add what is `given` to `fields`, as it is now; an object merges into one already there."""
     for name, value in given.items():
         if value is None:
             continue
         if name == "error":
-            fields[name] = encode(_error_text(value))
+            fields[name] = snapshot.value(_error_text(value))
         elif name not in OBJECTS:
             fields[name] = encode(value)
         elif name in fields:
-            fields[name] = _merged(fields[name], encode_object(value))
+            fields[name] = _merged(fields[name], snapshot.object(value))
         else:
-            fields[name] = encode_object(value)
+            fields[name] = snapshot.object(value)
 
 
 def _error_text(error: Any) -> str:
@@ -101,26 +123,41 @@ def event_json(shape: Shape, place: str, start_ms: int, duration_ns: int, fields
 
     Args:
         place: the members that say where it belongs: ids and source, as JSON with a comma behind.
-        fields: every other member; used up by the call.
+        fields: every other member.
     """
     end_ms = start_ms + duration_ns // 1_000_000
     head = (
         f'{{{place}{shape.head},"start_time":{start_ms},"end_time":{end_ms},'
         f'"duration":{duration_ns / 1e6:.3f},"inputs":'
     ).encode()
-    inputs = fields.pop("inputs", b"{}")
-    outputs = fields.pop("outputs", None)
-    if not fields and outputs is not None:  # nearly every decorated call
+    inputs, outputs = fields.get("inputs", b"{}"), fields.get("outputs")
+    if len(fields) == 2 and outputs is not None and "inputs" in fields:  # nearly every call
         return b"".join((head, inputs, b',"outputs":', outputs, shape.tail))
-    if outputs is not None:
-        fields["outputs"] = outputs
-    metadata = fields.pop("metadata", None)
+    config, metadata = fields.get("config"), fields.get("metadata")
     if shape.config is not None:
-        config = fields.get("config")
-        fields["config"] = shape.config if config is None else _merged(shape.config, config)
-    fields["metadata"] = shape.metadata if metadata is None else _merged(shape.metadata, metadata)
-    members = [b',"%b":%b' % (name.encode(), value) for name, value in fields.items()]
-    return b"".join((head, inputs, *members, b"}"))
+        config = shape.config if config is None else _merged(shape.config, config)
+    metadata = shape.metadata if metadata is None else _merged(shape.metadata, metadata)
+    members = [
+        b',"%b":%b' % (name.encode(), value)
+        for name, value in fields.items()
+        if name not in ("inputs", "config", "metadata")
+    ]
+    if config is not None:
+        members.append(b',"config":%b' % config)
+    return b"".join((head, inputs, *members, b',"metadata":', metadata, b"}"))
+
+
+def shorten(fields: Fields, max_bytes: int, cut: Callable[[bytes, int], bytes]) -> Fields:
+    """Return the fields in at most `max_bytes` altogether: the largest are cut, to one size."""
+    room, waiting = max_bytes, len(fields)
+    found = dict(fields)
+    for name, value in sorted(fields.items(), key=lambda item: len(item[1])):
+        share = max(room // waiting, 0)
+        if len(value) > share:
+            found[name] = value = cut(value, share)
+        room -= len(value)
+        waiting -= 1
+    return found
 
 
 def object_json(fields: Fields) -> bytes:

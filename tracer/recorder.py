@@ -11,17 +11,20 @@ from tracer.buffer import Buffer
 from tracer.callables import Bind, processed
 from tracer.clock import UUID_FORM, Clock, IdSource, wire_session_id
 from tracer.context import CURRENT, Link, nearest, restore
-from tracer.encode import encode, encode_object
+from tracer.encode import encode
 from tracer.errors import Guard, describe
-from tracer.event import Fields, Shape, event_json, merge, object_json
+from tracer.event import Fields, Shape, event_json, merge, object_json, shorten
 from tracer.failures import details, is_cancellation
 from tracer.segment import ENDS, EVENT, SESSION, UPDATE
+from tracer.snapshot import AS_IT_IS, Encoded, Snapshot
 from tracer.spans import NOTHING, Session, Span
 
 __all__ = [
     "Recorder",
     "RecorderSource",
 ]
+
+MAX_EVENT_BYTES = 1 << 20
 
 
 class Recorder:
@@ -44,9 +47,13 @@ class Recorder:
         tracebacks: bool = True,
         sample_rate: float = 1.0,
         ids: IdSource | None = None,
+        snapshot: Snapshot = AS_IT_IS,
+        max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
         """Record into `buffer`; outside any session into one named `session_name`."""
         self.buffer = buffer
+        self.snapshot = snapshot
+        self._max_bytes = max_event_bytes
         self._takes_inputs, self._takes_outputs = capture_inputs, capture_outputs
         self._tracebacks = tracebacks
         self._sampled_below = sample_rate * 2.0**32
@@ -106,9 +113,9 @@ class Recorder:
             if bind is not None:
                 takes = shape.takes_inputs
                 if self._takes_inputs if takes is None else takes:
-                    span.fields["inputs"] = encode_object(bind(args, kwargs or {}))
+                    span.fields["inputs"] = self.snapshot.object(bind(args, kwargs or {}))
             elif fields:
-                merge(span.fields, fields)
+                merge(span.fields, fields, self.snapshot)
             span.start_ms = self.clock.wall_ns() // 1_000_000
             span.started = self.clock.monotonic_ns()
             if not detached:  # last: whatever is raised before, nobody would ever end it
@@ -145,27 +152,29 @@ class Recorder:
             if error is not None:
                 self._take_error(span, error)
             if span.noted is not None:
-                merge(fields, {"metadata": span.noted})
-            place = f'"event_id":"{span.id}",{self._place(span.session, span.parent_id)}'
-            payload = event_json(span.shape, place, span.start_ms, duration, fields)
-            self._write_event(span.session, payload)
+                merge(fields, {"metadata": span.noted}, self.snapshot)
+            self._write_event(span, span.start_ms, duration)
         except RecursionError:  # there is no room for a call, not even to the guard
             self.guard.count += 1
         except Exception as failure:  # noqa: BLE001 - ours, not the user's: the guard logs it once
             self.guard.caught("the end of a span", failure)
 
     def _take_outputs(self, span: Span, outputs: Any) -> None:
+        """Keep what a call returned, as far as its decorator and the tracer want it kept."""
         shape = span.shape
         takes, process = shape.takes_outputs, shape.process_outputs
         if self._takes_outputs if takes is None else takes:
             if process is not None:
                 outputs = processed(process, outputs, "process_outputs")
-            span.fields["outputs"] = encode_object(outputs)
+            snapshot = self.snapshot
+            span.fields["outputs"] = (
+                snapshot.mask(outputs) if type(outputs) is Encoded else snapshot.object(outputs)
+            )
 
     def _take_error(self, span: Span, error: BaseException) -> None:
         """Record what was raised: text, and in the metadata type, message and where."""
         if "error" not in span.fields:
-            span.fields["error"] = encode(describe(error))
+            span.fields["error"] = self.snapshot.value(describe(error))
         if is_cancellation(error):
             span.note(cancelled=True)
         elif self._tracebacks:
@@ -181,20 +190,21 @@ class Recorder:
         with self.guard.during("log_event"):
             span.ended = True
             restore(span)
-            place = f'"event_id":"{span.id}",{self._place(span.session, span.parent_id)}'
-            duration_ns = int(duration_ms * 1e6)
-            self._write_event(
-                span.session, event_json(shape, place, start_ms, duration_ns, span.fields)
-            )
+            self._write_event(span, start_ms, int(duration_ms * 1e6))
         return span.id
 
-    def _place(self, session: Session, parent_id: str | None) -> str:
+    def _write_event(self, span: Span, start_ms: int, duration_ns: int) -> None:
+        session, fields = span.session, span.fields
         # a root event names no parent: the session's id would orphan it if the server answers
         # `create` with another one
-        parent = "" if parent_id is None else f'"parent_id":"{parent_id}",'
-        return f'"session_id":"{session.id}",{parent}{self._source_member}'
-
-    def _write_event(self, session: Session, payload: bytes) -> None:
+        parent = "" if span.parent_id is None else f'"parent_id":"{span.parent_id}",'
+        place = f'"event_id":"{span.id}","session_id":"{session.id}",{parent}{self._source_member}'
+        shape = span.shape.masked(self.snapshot.mask)
+        payload = event_json(shape, place, start_ms, duration_ns, fields)
+        if len(payload) > self._max_bytes:
+            beside = len(payload) - sum(map(len, fields.values()))
+            fields = shorten(fields, self._max_bytes - beside, self.snapshot.cut)
+            payload = event_json(shape, place, start_ms, duration_ns, fields)
         if session.announced[0] != self.epoch:
             self._announce(session)
         self.buffer.write(EVENT, session.key, payload)
@@ -258,7 +268,8 @@ class Recorder:
         if session.announced[0] != self.epoch:
             self._announce(session)
         fields: Fields = {}
-        merge(fields, given)
+        merge(fields, given, self.snapshot)
+        fields = shorten(fields, self._max_bytes, self.snapshot.cut)
         self.buffer.write(UPDATE, session.key, event_id.encode() + object_json(fields), flags)
 
     def open_above(self, event_id: str) -> Span | None:
@@ -292,9 +303,10 @@ class Recorder:
         if self._source is not None:
             body["source"] = self._source
         body["start_time"] = encode(session.start_ms)
-        merge(body, fields)
+        merge(body, fields, self.snapshot)
         if session_id and found != session_id.lower():
-            merge(body, {"metadata": {"client_session_id": session_id}})
+            merge(body, {"metadata": {"client_session_id": session_id}}, AS_IT_IS)
+        body = shorten(body, self._max_bytes, self.snapshot.cut)
         session.announced = (-1, object_json(body))
         return session
 

@@ -9,6 +9,7 @@ from tracer.clock import Clock, IdSource
 from tracer.context import Link
 from tracer.errors import Guard
 from tracer.event import Fields, Shape, merge
+from tracer.snapshot import Snapshot
 
 __all__ = ["INERT_SESSION", "INERT_SPAN", "NOTHING", "Owner", "Session", "Span"]
 
@@ -21,6 +22,7 @@ class Owner(Protocol):
     clock: Clock
     guard: Guard
     ids: IdSource
+    snapshot: Snapshot
     epoch: int
 
     def end(self, span: Span, outputs: Any = ..., error: BaseException | None = None) -> None: ...
@@ -137,6 +139,7 @@ class Span(Link):
                     "user_properties": user_properties,
                     "error": error,
                 },
+                self.owner.snapshot,
             )
 
     def first_token(self) -> None:

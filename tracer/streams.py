@@ -10,10 +10,8 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, cast
 
-import orjson
-
-from tracer.context import CURRENT, Link
-from tracer.encode import encode
+from tracer.context import CURRENT, Link, quietly
+from tracer.snapshot import AS_IT_IS, Encoded
 from tracer.spans import Session, Span
 
 __all__ = ["Reduce", "Stream", "follow", "follow_async", "follow_future"]
@@ -25,6 +23,7 @@ MAX_BYTES = 1 << 20  # the same in characters and bytes of JSON: an event is cut
 
 _SIZED = (str, bytes, list, tuple, dict)  # empty ones are no first token
 _FIXED = (str, int, float, bool, type(None))  # nobody can change these later
+_encode = AS_IT_IS.value  # what is joined is masked as a whole: a secret may come in pieces
 _FIXED_SIZE = 8  # bytes that a number counts for
 
 
@@ -38,6 +37,7 @@ class Stream:
         "_beyond",
         "_first",
         "_items",
+        "_keeps_raw",
         "_link",
         "_reduce",
         "_room",
@@ -49,7 +49,10 @@ class Stream:
         self._link = link
         self.inside: Link | None = link
         self._reduce = reduce
-        # as they are, for `reduce` or because nobody can change them; else as JSON, in bytes
+        self._keeps_raw = reduce is not None or (
+            isinstance(link, Span) and link.shape.process_outputs is not None
+        )
+        # as they are, for the user's function or because nobody can change them; else JSON, bytes
         self._items: list[Any] = []
         self._beyond = 0  # items that were not kept
         self._room = MAX_BYTES if isinstance(link, Span) else 0
@@ -73,11 +76,11 @@ class Stream:
             return
         if kind is str:
             self._room -= len(item)  # pyright: ignore[reportArgumentType] - `kind` says so
-        elif kind in _FIXED or self._reduce is not None:
+        elif kind in _FIXED or self._keeps_raw:
             self._room -= _FIXED_SIZE
         else:
             # with its comma behind: a copy, since what orjson returns holds on to 4 KB
-            item = encode(item) + b","
+            item = _encode(item) + b","
             self._room -= len(item)
         self._items.append(item)
         if len(self._items) == MAX_ITEMS:
@@ -118,14 +121,15 @@ class Stream:
         joined: Any = items
         if self._reduce is not None:
             with link.owner.guard.during("reduce"):
-                joined = self._reduce(items)
+                joined = quietly(self._reduce, items)
                 if cast(Any, type(joined)) is dict:
                     return joined
         elif items and all(type(item) is str for item in items):
             joined = "".join(items)
-        elif items:
-            encoded = [item if type(item) is bytes else encode(item) + b"," for item in items]
-            joined = orjson.Fragment(b"[%b]" % b"".join(encoded)[:-1])
+        elif not self._keeps_raw:
+            encoded = [item if type(item) is bytes else _encode(item) + b"," for item in items]
+            returned = b"" if result is None else b',"return":' + _encode(result)
+            return Encoded(b'{"result":[%b]%b}' % (b"".join(encoded)[:-1], returned))
         found: dict[str, Any] = {"result": joined}
         if result is not None:
             found["return"] = result

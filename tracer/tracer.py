@@ -19,6 +19,7 @@ from tracer.callables import check_fields
 from tracer.config import Config
 from tracer.context import Suppress, Suppression, nearest
 from tracer.decorators import SPAN_FIELDS, SpanFactory
+from tracer.encode import Encoder
 from tracer.errors import Guard, SpoolError
 from tracer.event import shape_of
 from tracer.memory import PrivateMemory, SegmentSource
@@ -26,6 +27,7 @@ from tracer.propagate import bind_context
 from tracer.recorder import Recorder
 from tracer.schema import EventUpdate, fields_of
 from tracer.sessions import SessionFactory
+from tracer.snapshot import Snapshot
 from tracer.spans import INERT_SPAN, Session, Span
 from tracer.spool import Spool
 from tracer.surroundings import Outlet, Surroundings
@@ -93,6 +95,7 @@ class Tracer:
             self._buffer = Buffer(segments, config.max_queue, config.max_queue_bytes)
         else:
             self._buffer, self._mode = given.buffer, "M: nothing is sent"
+        self._encoder = Encoder(config.max_event_bytes)
         self._recorder = Recorder(
             self._buffer,
             self._guard,
@@ -102,6 +105,8 @@ class Tracer:
             capture_inputs=config.capture_inputs,
             capture_outputs=config.capture_outputs,
             tracebacks=config.tracebacks,
+            snapshot=Snapshot(self._encoder),
+            max_event_bytes=config.max_event_bytes,
             sample_rate=config.sample_rate,
             clock=None if given is None else given.clock,
             ids=None if given is None else given.ids,
@@ -193,6 +198,7 @@ class Tracer:
             attempts=delivery.attempts if delivery else 0,
             retries=flusher.retries if flusher else 0,
             bytes_sent=delivery.bytes_sent if delivery else 0,
+            truncated_values=self._encoder.truncated,
             failures=self._guard.count,
             flusher_restarts=flusher.restarts if flusher else 0,
             last_error=delivery.last_error if delivery else None,

@@ -36,6 +36,7 @@ RANKS: dict[str, float] = {
     "tracer.answers": 1,
     "tracer.updates": 1,
     "tracer.wire": 1,
+    "tracer.snapshot": 1.5,
     "tracer.memory": 1.5,
     "tracer.buffer": 2,
     "tracer.transport": 2,

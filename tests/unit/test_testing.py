@@ -211,8 +211,8 @@ def test_the_tree_keeps_a_line_to_an_event() -> None:
 
 def test_the_tree_leaves_addresses_out() -> None:
     with capture() as captured:
-        tracer.log_event("tool", "t", outputs=object(), error=repr(object()))
-    assert " at 0x" in captured.only()["outputs"]["result"]["repr"]
+        tracer.log_event("tool", "t", outputs=repr(object()), error=repr(object()))
+    assert " at 0x" in captured.only()["outputs"]["result"]
     assert captured.tree().endswith(" !! <object object at 0x…>\n")
 
 
