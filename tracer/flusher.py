@@ -10,10 +10,11 @@ from __future__ import annotations
 import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]  # see above
 import logging
 import os
+import queue
 import time
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from contextlib import suppress
 from threading import Event, Thread, current_thread
 
 from tenacity import RetryCallState
@@ -75,7 +76,7 @@ class Flusher:
         self._pid = os.getpid()
         self._transport = self._make_transport(self._config.timeout)
         self._delivery = Delivery(self._buffer, self._transport)
-        self._mailbox: SimpleQueue[_Wish | None] = SimpleQueue()
+        self._mailbox: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
         self._threads: dict[str, Thread] = {}
         self._wishes: list[_Wish] = []
         self._stopping = self._failing = False
@@ -164,12 +165,24 @@ class Flusher:
         thread = Thread(target=self._run, name="tracer-flusher", daemon=True)
         if self._threads.setdefault("flusher", thread) is not thread:
             return False
+        if type(self._mailbox) is not queue.SimpleQueue:
+            self._move_mailbox()
         try:
             thread.start()
         except RuntimeError:  # no thread can be had now; the next segment or flush tries again
             self._threads.clear()
             return False
         return True
+
+    def _move_mailbox(self) -> None:
+        """Take the queue of now: gevent replaced it since, and threads with greenlets.
+
+        One of those that waits in the queue of before stops every other.
+        """
+        before, self._mailbox = self._mailbox, queue.SimpleQueue()
+        with suppress(queue.Empty):
+            while True:
+                self._mailbox.put(before.get_nowait())
 
     def after_fork_in_child(self) -> None:
         """Begin anew: thread, connections and wishes are the parent's."""
@@ -258,7 +271,7 @@ class Flusher:
                         self._stopping = True
                         self._give_up_at = token.until
                 token = self._mailbox.get_nowait()
-        except Empty:
+        except queue.Empty:
             return asked
 
     def _grant(self, reason: str | None, wishes: list[_Wish]) -> None:
