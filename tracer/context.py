@@ -13,6 +13,17 @@ from typing import TypeVar
 
 __all__ = ["CURRENT", "Link", "Suppress", "Suppression", "innermost", "nearest"]
 __all__ += ["quietly", "restore"]
+__all__ = [
+    "CURRENT",
+    "Foreign",
+    "Link",
+    "Suppress",
+    "Suppression",
+    "innermost",
+    "innermost_open",
+    "nearest",
+    "restore",
+]
 
 L = TypeVar("L", bound="Link")
 V = TypeVar("V")
@@ -39,6 +50,19 @@ class Suppression(Link):
         super().__init__(None, up)
 
 
+class Foreign(Link):
+    """A link of another process, for every tracer: each is shown one of its own in its place."""
+
+    __slots__ = ()
+
+    def __init__(self, up: Link | None) -> None:
+        super().__init__(Foreign, up)  # no recorder, and not the None of a suppression
+
+    def seen_by(self, owner: object) -> Link | None:
+        """Return what it is to `owner`; None: nothing."""
+        raise NotImplementedError
+
+
 CURRENT: ContextVar[Link | None] = ContextVar("tracer_current", default=None)
 
 
@@ -49,10 +73,19 @@ def nearest(owner: object) -> Link | None:
     """
     link = CURRENT.get()
     while link is not None:
-        if not link.ended and (link.owner is owner or link.owner is None):
-            return link
+        if not link.ended:
+            if link.owner is owner or link.owner is None:
+                return link
+            if isinstance(link, Foreign) and (seen := link.seen_by(owner)) is not None:
+                return seen
         link = _above(link)
     return None
+
+
+def innermost_open() -> Link | None:
+    """Return the innermost open link, whoever owns it: what is carried elsewhere."""
+    link = CURRENT.get()
+    return _above(link) if link is not None and link.ended else link
 
 
 def restore(link: Link) -> None:
