@@ -11,8 +11,6 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TypeVar
 
-__all__ = ["CURRENT", "Link", "Suppress", "Suppression", "innermost", "nearest"]
-__all__ += ["quietly", "restore"]
 __all__ = [
     "CURRENT",
     "Foreign",
@@ -22,6 +20,7 @@ __all__ = [
     "innermost",
     "innermost_open",
     "nearest",
+    "quietly",
     "restore",
 ]
 

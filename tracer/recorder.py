@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 MAX_EVENT_BYTES = 1 << 20
+MAX_JOINED = 1000  # sessions of other processes that are remembered; one forgotten is created again
 
 
 class Recorder:
@@ -66,6 +67,7 @@ class Recorder:
         self._source_member = "" if source is None else f'"source":{encode(source).decode()},'
         self._pid = os.getpid()
         self._forking = False
+        self._joined: dict[tuple[str, str], Session] = {}
         self.default = self._new_session(session_name, session_id, None, {})
 
     # -- events ------------------------------------------------------------------------------
@@ -281,10 +283,19 @@ class Recorder:
             link = link.up
         return None
 
-    def joined(self, session_id: str) -> Session:
-        """Return a handle on a session that was opened elsewhere: it is joined, not opened."""
-        session = self._new_session("", session_id, None, {})
-        session.announced = (self.epoch, b"")
+    def joined(self, session_id: str, name: str | None = None) -> Session:
+        """Return a handle on a session that was opened elsewhere: it is joined, not opened.
+
+        With its name this process creates it as well: who comes first opens it.
+        """
+        session = self._new_session(name or "", session_id, None, {})
+        if name is None:
+            session.announced = (self.epoch, b"")
+        else:
+            if len(self._joined) >= MAX_JOINED:
+                self._joined.clear()
+            # every handle has the body of the first: one body is sent once
+            session.announced = self._joined.setdefault((session_id, name), session).announced
         return session
 
     def close_default(self) -> None:
