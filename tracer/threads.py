@@ -83,7 +83,8 @@ class _Replaced:
 _replaced: dict[tuple[type, str], _Replaced] = {}
 
 
-def _replace(owner: type, name: str, around: Around) -> None:
+def _replace(of: type, name: str, around: Around) -> None:
+    owner = next(c for c in of.__mro__ if name in vars(c))  # gevent has a `Thread` of its own
     known = _replaced.get((owner, name))
     if known is not None and known.is_in_place():
         known.active = True
