@@ -153,21 +153,21 @@ class _Arrived(Foreign):
         return self._seen.get(owner)
 
 
+_NAMELESS = Shape("chain", "")
+
+
 class _RemoteSpan(Span):
-    """A span that another process has open: a parent here, and nothing else."""
+    """A span that another process has open: a parent here; what is set on it goes nowhere."""
 
     __slots__ = ()
 
     def __init__(self, owner: Recorder, up: Link | None, session: Session, span_id: str) -> None:
         Link.__init__(self, owner, up)
         self.id, self.parent_id, self.session = span_id, None, session
-        self.shape = Shape("chain", "")
+        self.shape = _NAMELESS
         self.fields = {}
         self.epoch = -1  # never this process's: `Recorder.end` leaves it to the one that opened it
         self.start_ms = self.started = 0
-
-    def set(self, **_: Any) -> None:
-        """Change nothing: it is the other process that knows this span."""
 
 
 def _below(origin: Origin, recorder: Recorder, up: Link | None) -> Session | Span:

@@ -103,7 +103,7 @@ def _replace(of: type, name: str, around: Around) -> None:
 def _start(original: Method, args: tuple[Any, ...], kwargs: dict[str, Any], link: Link) -> Any:
     thread: Thread = args[0]
     try:
-        taken = _put_run(thread, link) if thread.ident is None else None
+        taken = _put_run(thread, link)
     except Exception:  # noqa: BLE001 - no thread as we know them: it starts without us
         taken = None
     try:

@@ -99,6 +99,7 @@ def test_inside_suppress_nothing_goes_out_or_in(tracer: Tracer) -> None:
         with extract(tracer._recorder, INBOUND), tracer.tool("never"):
             assert inject(tracer._recorder) == {}
     assert events(tracer) == []
+    assert tracer.stats().failures == 0
 
 
 @pytest.mark.parametrize("carrier", [MappingProxyType({"x": "y"}), 5, object(), [("a", "b")]])

@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from tracer.context import CURRENT, Link, Suppression, nearest, restore
+from tracer.context import CURRENT, Link, Suppression, innermost_open, nearest, restore
 from tracer.spans import Span
 from tracer.testing import capture
 from tracer.tracer import Tracer
@@ -64,6 +64,16 @@ def test_an_ended_link_is_never_found() -> None:
     for link in links:
         link.ended = True
     assert nearest(MINE) is None
+
+
+def test_what_is_carried_elsewhere_is_open_whoever_owns_it() -> None:
+    assert innermost_open() is None
+    first, second, third = chain(THEIRS, MINE, THEIRS)
+    assert innermost_open() is third
+    third.ended = second.ended = True
+    assert innermost_open() is first
+    first.ended = True
+    assert innermost_open() is None
 
 
 def test_restore_goes_back_to_the_open_link_above() -> None:

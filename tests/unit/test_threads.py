@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from journal import by_name, events, local_tracer
 
+from tracer import threads
 from tracer.context import CURRENT
 from tracer.threads import install, uninstall
 from tracer.tracer import Tracer
@@ -469,16 +470,27 @@ def test_installed_many_times_is_installed_once() -> None:
     assert not hasattr(Thread.start, "__wrapped__")
 
 
-def test_threads_that_install_at_once_install_once() -> None:
-    for _ in range(20):
-        uninstall()
-        bare = Thread.start
-        threads = [Thread(target=install) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE)
-        assert Thread.start.__wrapped__ is bare  # type: ignore[attr-defined]
+def test_threads_that_install_at_once_install_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(threads._Replaced):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            if not others:
+                others.append(Thread(target=install))
+                others[0].start()
+                others[0].join(PATIENCE)
+                first.append(Thread.start)
+
+    uninstall()
+    bare: Any = Thread.start
+    others: list[Thread] = []
+    first: list[Any] = []
+    monkeypatch.setattr(threads, "_Replaced", Interrupted)
+    install()
+    installed: Any = Thread.start
+    assert installed is first[0]
+    assert first[0].__wrapped__ is bare
+    uninstall()
+    assert Thread.start is bare
 
 
 @pytest.mark.parametrize("keeps_wrapped", [True, False])
