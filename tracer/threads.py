@@ -16,7 +16,9 @@ When nothing is current all three do what they did.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from threading import Thread
 from types import MethodType
 from typing import Any
@@ -32,20 +34,21 @@ Around = Callable[[Method, tuple[Any, ...], dict[str, Any], Link], Any]
 
 def install() -> None:
     """Carry what is current into threads and executors from now on; again changes nothing."""
-    # not at the top: `import tracer` shall not pay for them (10 ms; they load multiprocessing)
-    from concurrent.futures.thread import ThreadPoolExecutor
-
     _replace(Thread, "start", _start)
-    _replace(ThreadPoolExecutor, "submit", _submit_to_thread)
-    try:
-        from concurrent.futures.process import ProcessPoolExecutor
-    except ImportError:  # a platform without processes
-        return
-    _replace(ProcessPoolExecutor, "submit", _submit_to_process)
+    if "__init_subclass__" not in vars(Executor):
+        # The module of process pools loads multiprocessing, 20 to 40 ms that most programs do not
+        # need: we wait until somebody defines the class.
+        Executor.__init_subclass__ = _defined  # type: ignore[assignment]
+    for (module, name), around in _POOLS.items():
+        pool = getattr(sys.modules.get(module), name, None)
+        if pool is not None:
+            _replace(pool, "submit", around)
 
 
 def uninstall() -> None:
     """Put the methods back; where somebody replaced them after us, ours stays and does nothing."""
+    if vars(Executor).get("__init_subclass__") is _defined:
+        del Executor.__init_subclass__
     for replaced in list(_replaced.values()):
         replaced.active = False
         if vars(replaced.owner).get(replaced.name) is replaced.method:
@@ -205,3 +208,17 @@ def _run_carried(
     """Run a task of a process pool, in the worker."""
     with Suppress() if carrier is None else Arrival(carrier):
         return task(*args, **kwargs)
+
+
+_POOLS: dict[tuple[str, str], Around] = {
+    ("concurrent.futures.thread", "ThreadPoolExecutor"): _submit_to_thread,
+    ("concurrent.futures.process", "ProcessPoolExecutor"): _submit_to_process,
+}
+
+
+@classmethod  # type: ignore[misc]  # it becomes the one of `Executor`
+def _defined(cls: type[Executor], **kwargs: Any) -> None:
+    super(Executor, cls).__init_subclass__(**kwargs)
+    around = _POOLS.get((cls.__module__, cls.__qualname__))
+    if around is not None:
+        _replace(cls, "submit", around)

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from journal import by_name, events, local_tracer
+from programs import run
 
 from tracer import threads
 from tracer.context import CURRENT
@@ -458,6 +459,36 @@ def test_the_context_of_a_user_is_not_carried(tracer: Tracer) -> None:
 
 
 # -- installing ----------------------------------------------------------------------------------
+
+
+LATER = """
+import sys
+from tracer.threads import install, uninstall
+install()
+assert not {"multiprocessing", "concurrent.futures.process", "asyncio"} & set(sys.modules)
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+pools = ProcessPoolExecutor, ThreadPoolExecutor
+assert all(hasattr(pool.submit, "__wrapped__") for pool in pools)
+
+class Base:
+    def __init_subclass__(cls, **kwargs):
+        cls.given = kwargs
+class Own(Executor, Base, word=1):
+    def submit(self): pass
+assert Own.given == {"word": 1} and not hasattr(Own.submit, "__wrapped__")
+try:
+    class Wrong(ThreadPoolExecutor, word=1): pass
+except TypeError as error:
+    assert "no keyword arguments" in str(error)
+uninstall()
+assert not any(hasattr(pool.submit, "__wrapped__") for pool in pools)
+assert "__init_subclass__" not in vars(Executor)
+"""
+
+
+def test_pools_that_are_loaded_later_are_carried_and_none_is_loaded_for_us() -> None:
+    ended = run(LATER)
+    assert (ended.code, ended.err) == (0, "")
 
 
 def test_installed_many_times_is_installed_once() -> None:
