@@ -10,6 +10,8 @@ import pytest
 from collector_process import CollectorProcess
 from hypothesis import settings
 
+from tracer import threads
+
 # a timing never decides a test; how many examples is each test's own choice
 settings.register_profile("timeless", deadline=None)
 settings.load_profile("timeless")
@@ -24,6 +26,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith("HH_") or name.upper() in PROXIES:
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture(autouse=True)
+def threads_as_they_come() -> Iterator[None]:
+    """Take our patches off again: they are the process's, and the next test's tracer decides."""
+    yield
+    threads.uninstall()
 
 
 @pytest.fixture

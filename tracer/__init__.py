@@ -26,9 +26,9 @@ _HOME = {
 
 __all__ = ["AsyncClient", "Client", "ConfigError", "FlushResult", "Session", "Span", "Stats"]
 __all__ += ["Tracer", "TracerError", "TransportError", "__version__", "bind", "chain"]
-__all__ += ["current_session", "current_span", "enrich_session", "enrich_span", "flush", "init"]
-__all__ += ["log_event", "model", "session", "shutdown", "start_span", "stats", "suppress", "tool"]
-__all__ += ["trace"]
+__all__ += ["current_session", "current_span", "enrich_session", "enrich_span", "extract"]
+__all__ += ["flush", "init", "inject", "log_event", "logging_filter", "model", "session"]
+__all__ += ["shutdown", "start_span", "stats", "suppress", "tool", "trace"]
 
 
 def __getattr__(name: str) -> Any:

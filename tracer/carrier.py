@@ -50,7 +50,7 @@ def _origin(link: Link) -> Origin:
         raise TypeError(f"{type(link).__name__} cannot be carried")
     session = link.session if isinstance(link, Span) else link
     parent_id = link.id if isinstance(link, Span) else None
-    return Origin(session.id, session.name, parent_id, getattr(session, "sampled", None))
+    return Origin(session.id, session.name, parent_id, session.sampled)
 
 
 def extract(recorder: Recorder | None, carrier: Any) -> Extracted:
@@ -166,12 +166,15 @@ class _RemoteSpan(Span):
         self.id, self.parent_id, self.session = span_id, None, session
         self.shape = _NAMELESS
         self.fields = {}
+        self.noted = None
         self.epoch = -1  # never this process's: `Recorder.end` leaves it to the one that opened it
         self.start_ms = self.started = 0
 
 
 def _below(origin: Origin, recorder: Recorder, up: Link | None) -> Session | Span:
     session = recorder.joined(origin.session_id, origin.session_name)
+    if origin.sampled is not None:  # decided once, where the session began
+        session.sampled = origin.sampled
     if origin.parent_id is None:
         session.up = up
         return session

@@ -57,6 +57,7 @@ class Options(TypedDict, total=False):
     tracebacks: bool | None
     max_event_bytes: int | None
     sample_rate: float | None
+    propagate_threads: bool | None
     allow_http: bool | None
 
 
@@ -113,6 +114,7 @@ class Config:
     sample_rate: float = _option(
         1.0, "share of the sessions that are recorded", "HH_SAMPLE_RATE", least=0, most=1
     )
+    propagate_threads: bool = _option(True, "threads and executors begin below the current span")  # noqa: FBT003 - a default
     allow_http: bool = _option(False, "plain http beyond loopback")  # noqa: FBT003 - a default
 
     @classmethod

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from contextlib import suppress as no_more
 from datetime import datetime
 from threading import Lock, get_ident
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tracer import logs
 from tracer.books import FlushResult, Stats
+from tracer.carrier import Extracted
 from tracer.config import Config
 from tracer.context import Suppress
 from tracer.decorators import SpanFactory
@@ -35,9 +37,12 @@ __all__ = [
     "current_span",
     "enrich_session",
     "enrich_span",
+    "extract",
     "flush",
     "init",
+    "inject",
     "log_event",
+    "logging_filter",
     "model",
     "session",
     "shutdown",
@@ -212,6 +217,21 @@ def start_span(
 ) -> Span:
     """Open a span that is not made current; `Span.end` ends it, in any thread or task."""
     return _default.running().start_span(name, event_type=event_type, parent=parent, **fields)
+
+
+def inject(carrier: Any = None) -> Any:
+    """Add W3C `traceparent` and `baggage` to the headers of a request; see `Tracer.inject`."""
+    return _default.running().inject(carrier)
+
+
+def extract(carrier: Any) -> Extracted:
+    """Return a block below the span that received headers name; see `Tracer.extract`."""
+    return _default.running().extract(carrier)
+
+
+def logging_filter() -> logging.Filter:
+    """Return a filter that adds `hh_session_id` and `hh_event_id` to log records."""
+    return logs.logging_filter(_default)
 
 
 def log_event(

@@ -10,18 +10,20 @@ import weakref
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tracer import fork
+from tracer import fork, threads
 from tracer.books import FlushResult, Stats
 from tracer.buffer import Buffer
 from tracer.callables import check_fields
+from tracer.carrier import Extracted, extract, inject
 from tracer.config import Config
 from tracer.context import Suppress, Suppression, nearest
 from tracer.decorators import SPAN_FIELDS, SpanFactory
 from tracer.encode import Encoder
 from tracer.errors import Guard, SpoolError
 from tracer.event import shape_of
+from tracer.logs import logging_filter
 from tracer.memory import PrivateMemory, SegmentSource
 from tracer.propagate import bind_context
 from tracer.recorder import Recorder
@@ -130,6 +132,8 @@ class Tracer:
             )
         if self._outlet is not None:
             self._recorder.on_fork = self._outlet.after_fork_in_child
+        if config.propagate_threads and not config.disable_tracing:
+            threads.install()
         source.tracer = self
         source.pending = False
         source.recorder = None if config.disable_tracing else self._recorder
@@ -309,6 +313,30 @@ class Tracer:
             shape = shape_of(event_type, name)
             return self._recorder.log_event(shape, int(start), max(end - start, 0), fields)
         return None
+
+    # -- across threads, processes and services ----------------------------------------------
+
+    def inject(self, carrier: Any = None) -> Any:
+        """Add W3C `traceparent` and `baggage` to the headers of a request; never raises.
+
+        Args:
+            carrier: a mutable mapping of header names to values; None for a new dict.
+        Returns: the carrier. Whoever receives it goes on with `extract`.
+        """
+        if self.config.disable_tracing:
+            return {} if carrier is None else carrier
+        return inject(self._recorder, carrier)
+
+    def extract(self, carrier: Any) -> Extracted:
+        """Return a block, `with` or `async with`, below the span that received headers name.
+
+        Headers that name none, or make no sense, change nothing.
+        """
+        return extract(None if self.config.disable_tracing else self._recorder, carrier)
+
+    def logging_filter(self) -> logging.Filter:
+        """Return a filter that adds `hh_session_id` and `hh_event_id` to log records."""
+        return logging_filter(self.trace.source)
 
     @staticmethod
     def suppress() -> Suppress:

@@ -579,20 +579,23 @@ def test_a_task_that_outlives_its_parent_starts_below_what_is_still_open(tracer:
     assert found["late"]["parent_id"] == found["root"]["event_id"]
 
 
-def test_a_thread_begins_without_a_parent_and_with_bind_below_the_current(tracer: Tracer) -> None:
-    def work(name: str) -> None:
-        with tracer.tool(name):
-            pass
-        assert tracer.current_span() is None or name == "bound"
+def test_without_propagation_a_thread_has_no_parent_and_with_bind_the_current_one(
+    tmp_path: Path,
+) -> None:
+    with local_tracer(tmp_path, propagate_threads=False) as tracer:
 
-    with tracer.chain("root"):
-        for target, name in ((work, "alone"), (bind_context(work), "bound")):
-            thread = Thread(target=target, args=(name,))
-            thread.start()
-            thread.join()
-    found = by_name(tracer)
-    assert "parent_id" not in found["alone"]
-    assert found["bound"]["parent_id"] == found["root"]["event_id"]
+        def work(name: str) -> None:
+            with tracer.tool(name):
+                pass
+
+        with tracer.chain("root"):
+            for target, name in ((work, "alone"), (bind_context(work), "bound")):
+                thread = Thread(target=target, args=(name,))
+                thread.start()
+                thread.join()
+        found = by_name(tracer)
+        assert "parent_id" not in found["alone"]
+        assert found["bound"]["parent_id"] == found["root"]["event_id"]
 
 
 def test_a_pool_of_threads_keeps_every_parent(tracer: Tracer) -> None:

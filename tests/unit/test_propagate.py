@@ -82,7 +82,7 @@ class AsyncObject:
 
 @pytest.fixture
 def tracer(tmp_path: Path) -> Iterator[Tracer]:
-    with local_tracer(tmp_path) as running:
+    with local_tracer(tmp_path, propagate_threads=False) as running:
         yield running
     assert CURRENT.get() is None
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from journal import by_name, events, local_tracer, only, sessions, updates
 from programs import assert_books, environment, run
 
+from tracer import threads
 from tracer.context import CURRENT
 from tracer.errors import ConfigError
 from tracer.spans import Span
@@ -631,3 +632,90 @@ def test_the_exit_is_the_programs_own(tmp_path: Path, way: str, code: int) -> No
     assert "tracer" not in done.err.replace("Tracer", "").replace(str(Path.cwd()), "")
     written = b"".join(f.read_bytes() for f in tmp_path.glob("**/*.segment"))
     assert written.count(b'"event_name":"open"') == 1
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+# -- elsewhere ---------------------------------------------------------------------------------
+
+
+def test_threads_begin_below_the_current_span_unless_told_not_to(tmp_path: Path) -> None:
+    with local_tracer(tmp_path) as tracer:
+        with tracer.chain("outer") as outer:
+            thread = threading.Thread(target=tracer.tool(nothing))
+            thread.start()
+            thread.join()
+        assert events(tracer)[0]["parent_id"] == outer.id
+    threads.uninstall()
+    with local_tracer(tmp_path, propagate_threads=False) as tracer:
+        with tracer.chain("outer"):
+            thread = threading.Thread(target=tracer.tool(nothing))
+            thread.start()
+            thread.join()
+        assert "parent_id" not in events(tracer)[0]
+
+
+def test_headers_lead_to_the_same_session_in_another_service(tmp_path: Path) -> None:
+    with local_tracer(tmp_path / "a") as here, local_tracer(tmp_path / "b") as there:
+        with here.session("chat 42") as session, here.chain("ask") as span:
+            headers = here.inject({"accept": "*/*"})
+        with there.extract(headers) as joined, there.tool("answer"):
+            assert joined.id == session.id
+        event = only(there)
+        assert event["session_id"] == session.id
+        assert event["parent_id"] == span.id
+        assert [s["session_name"] for s in sessions(there)] == ["chat 42"]
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_the_sampling_decision_travels(tmp_path: Path, rate: float) -> None:
+    with (
+        local_tracer(tmp_path / "a", sample_rate=rate) as here,
+        local_tracer(tmp_path / "b", sample_rate=1.0 - rate) as there,
+    ):
+        with here.session("chat"):
+            headers = here.inject()
+        with there.extract(headers), there.tool("answer"):
+            pass
+        assert len(events(there)) == rate
+
+
+def test_where_nothing_is_recorded_headers_stay_as_they_are(tmp_path: Path) -> None:
+    off = Tracer(disable_tracing=True)
+    assert off.inject({"a": "b"}) == {"a": "b"}
+    assert off.inject() == {}
+    with local_tracer(tmp_path) as tracer, tracer.session("s"):
+        headers = tracer.inject()
+    with off.extract(headers), off.tool("nothing"):
+        pass
+    assert off.stats().recorded == 0
+
+
+def test_log_records_name_session_and_event(
+    tracer: Tracer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.addFilter(tracer.logging_filter())
+    logger = logging.getLogger("app")
+    logger.warning("outside")
+    with tracer.session("s") as session, tracer.tool("t") as span:
+        logger.warning("inside")
+    found = [(r.__dict__["hh_session_id"], r.__dict__["hh_event_id"]) for r in caplog.records]
+    assert found == [("", ""), (session.id, span.id)]
+
+
+def test_a_remote_span_takes_everything_and_keeps_nothing(tmp_path: Path) -> None:
+    with local_tracer(tmp_path) as tracer:
+        with tracer.session("s"), tracer.chain("c"):
+            headers = tracer.inject()
+        before = len(events(tracer))
+        with tracer.extract(headers):
+            remote = tracer.current_span()
+            assert remote is not None
+            remote.set(outputs=1)
+            remote.first_token()
+            remote.end()
+            tracer.enrich_span(metrics={"n": 1})
+        assert len(events(tracer)) == before
+        assert tracer.stats().failures == 0
