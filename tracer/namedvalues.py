@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from tracer.keynames import NO, SECRET, judge, takes_numbers
-from tracer.rules import looks_made
+from tracer.rules import has_digits, looks_made
 
 __all__ = ["UNSURE_LENGTH", "looks_secret", "named_value", "names_something"]
 
@@ -101,7 +101,7 @@ def _name(raw: bytes, folded: bytes, start: int, end: int) -> tuple[int, str]:
 def _plausible(name: str, sep: bytes | None, value: bytes, following: bytes) -> bool:
     least = 3 if takes_numbers(name) else 4
     if len(value) < least or _PLACEHOLDER.match(value) or value.upper() == value.lower() == value:
-        return len(value) >= least and any(48 <= c <= 57 for c in value)
+        return len(value) >= least and has_digits(value)
     if not _WORDS.fullmatch(value):
         return following not in (b"(", b"[")
     # words alone: `PASSWORD=hunter` is one, `password: hunter` may be prose
@@ -117,10 +117,10 @@ def _plausible(name: str, sep: bytes | None, value: bytes, following: bytes) -> 
 def _plausible_quoted(value: bytes) -> bool:
     if _PLACEHOLDER.match(value) or _TEMPLATE.search(value):
         return False
-    if value.lower() == value.upper() and not any(48 <= c <= 57 for c in value):
+    if value.lower() == value.upper() and not has_digits(value):
         return not value.isascii()
     if value[:1] in _BETWEEN:  # from the end of one string to the beginning of the next
         return False
-    if value.count(b" ") >= 2 and not any(48 <= c <= 57 for c in value):
+    if value.count(b" ") >= 2 and not has_digits(value):
         return False  # a sentence about it
     return not (value.isascii() and _WORDS.fullmatch(value) and judge(value.decode()) != NO)

@@ -24,6 +24,7 @@ __all__ = [
     "MASKED",
     "RULES",
     "Rule",
+    "has_digits",
     "looks_made",
     "mask_of",
     "matched",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 MASK = "[redacted]"  # for a value under a secret name; a pattern's match is told with its kind
+_DIGIT = re.compile(rb"[0-9]")
 MASKED = re.compile(rb"\[redacted(?::\w+)?\]")
 
 
@@ -71,13 +73,14 @@ def mask_of(kind: str) -> str:
 
 def looks_made(value: bytes) -> bool:
     """Tell whether a text looks made by a machine: letters and digits, or letters of both cases."""
-    if _has_digits(value):
+    if has_digits(value):
         return value.lower() != value.upper()
     return value.lower() != value and value.upper() != value and not value.istitle()
 
 
-def _has_digits(value: bytes) -> bool:
-    return any(48 <= c <= 57 for c in value)
+def has_digits(value: bytes) -> bool:
+    """Tell whether there is a digit; at once also in a megabyte."""
+    return _DIGIT.search(value) is not None
 
 
 def _is_basic(value: bytes) -> bool:
@@ -156,7 +159,7 @@ RULES = (
     _rule(
         rb"[ ?&]?(?i:signature|sig)=(?P<signature>[\w%+/-]{16,}={0,2})",
         *("signature", " sig "),
-        check=_has_digits,
+        check=has_digits,
     ),
     _rule(
         rb"(?s:.)(?P<card>" + _CARD + rb")",
