@@ -35,6 +35,7 @@ class Stats:
 
     Attributes:
         truncated_values: values that were cut to fit.
+        redaction_failures: fields that a marker replaced because masking them failed.
         failures: errors of ours that were kept away from the program.
         flusher_restarts: how often the background thread went on after one of those.
         mode: D (journal on disk) or M (memory), and why.
@@ -52,6 +53,7 @@ class Stats:
     retries: int
     bytes_sent: int
     truncated_values: int
+    redaction_failures: int
     failures: int
     flusher_restarts: int
     last_error: str | None

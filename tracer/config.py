@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from ipaddress import ip_address
@@ -57,6 +57,9 @@ class Options(TypedDict, total=False):
     tracebacks: bool | None
     max_event_bytes: int | None
     sample_rate: float | None
+    redact: bool | Callable[[Any], Any] | None
+    redact_keys: Iterable[str] | None
+    redact_patterns: Iterable[str | re.Pattern[str]] | None
     propagate_threads: bool | None
     allow_http: bool | None
 
@@ -113,6 +116,15 @@ class Config:
     )
     sample_rate: float = _option(
         1.0, "share of the sessions that are recorded", "HH_SAMPLE_RATE", least=0, most=1
+    )
+    redact: bool | Callable[[Any], Any] = _option(  # noqa: RUF009 - it makes a field
+        True,  # noqa: FBT003 - a default
+        "mask secrets; a function gets each masked field and returns what is recorded",
+        "HH_REDACT",
+    )
+    redact_keys: tuple[str, ...] = _option((), "more names whose values are masked")
+    redact_patterns: tuple[str | re.Pattern[str], ...] = _option(
+        (), "regular expressions of more to mask in text"
     )
     propagate_threads: bool = _option(True, "threads and executors begin below the current span")  # noqa: FBT003 - a default
     allow_http: bool = _option(False, "plain http beyond loopback")  # noqa: FBT003 - a default
@@ -215,15 +227,24 @@ class Connection:
 
 def _checked(option: Any, found: Any, came_from: str) -> Any:
     kind = option.type.removesuffix(" | None")
+    if option.name == "redact":
+        if callable(found):
+            return found
+        kind = "bool"
     least, most = option.metadata["least"], option.metadata["most"]
     try:
         value = _converted(kind, found)
     except (TypeError, ValueError):
-        allowed = {"bool": "1, 0, true, false, yes, no, on or off", "int": "a whole number"}
+        allowed = {
+            "bool": "1, 0, true, false, yes, no, on or off",
+            "int": "a whole number",
+            "float": "a number",
+            "tuple[str, ...]": "a list of names",
+            "tuple[str | re.Pattern[str], ...]": "a list of regular expressions",
+        }
         shown = "a value that is none" if option.name == "api_key" else repr(found)
         raise ConfigError(
-            f"{came_from}: must be {allowed.get(kind, {'float': 'a number'}.get(kind, 'text'))}, "
-            f"not {shown}"
+            f"{came_from}: must be {allowed.get(kind, 'text')}, not {shown}"
         ) from None
     if kind in ("int", "float") and not (
         (least is None or value >= least) and (most is None or value <= most)
@@ -247,6 +268,10 @@ def _converted(kind: str, found: Any) -> Any:
         if isinstance(found, bool) or (kind == "int" and isinstance(found, float)):
             raise TypeError
         return int(found) if kind == "int" else float(found)
+    if kind.startswith("tuple"):
+        if isinstance(found, (str, bytes)):  # would be taken letter by letter
+            raise TypeError
+        return tuple(found)
     if isinstance(found, os.PathLike):
         return os.fspath(cast("os.PathLike[str]", found))
     if not isinstance(found, str):

@@ -40,6 +40,7 @@ class Shape:
         "head",
         "metadata",
         "name",
+        "plain",
         "process_outputs",
         "tail",
         "takes_inputs",
@@ -68,16 +69,15 @@ class Shape:
 
     def _set(self, config: bytes | None, metadata: bytes) -> None:
         self.config, self.metadata = config, metadata
+        self.plain = config is None and metadata == b"{}"
         settings = b"" if config is None else b',"config":%b' % config
         self.tail = b'%b,"metadata":%b}' % (settings, metadata)
 
     def masked(self, mask: Mask) -> Shape:
-        """Return the same with config and metadata masked.
+        """Return the same with config and metadata masked; for a shape that is not `plain`.
 
         Not done when it is made: a decorator does not know yet which tracer will record it.
         """
-        if self.config is None and self.metadata == b"{}":
-            return self
         known = self._masked
         if known is None or known[0] is not mask:
             other = copy(self)

@@ -201,7 +201,9 @@ class Recorder:
         # `create` with another one
         parent = "" if span.parent_id is None else f'"parent_id":"{span.parent_id}",'
         place = f'"event_id":"{span.id}","session_id":"{session.id}",{parent}{self._source_member}'
-        shape = span.shape.masked(self.snapshot.mask)
+        shape = span.shape
+        if not shape.plain:
+            shape = shape.masked(self.snapshot.mask)
         payload = event_json(shape, place, start_ms, duration_ns, fields)
         if len(payload) > self._max_bytes:
             beside = len(payload) - sum(map(len, fields.values()))

@@ -20,7 +20,7 @@ def section(title: str) -> str:
 
 
 def shown(default: object) -> str:
-    if default is None:
+    if default is None or default == ():
         return "none"
     if isinstance(default, bool):
         return "on" if default else "off"

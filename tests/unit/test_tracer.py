@@ -719,3 +719,109 @@ def test_a_remote_span_takes_everything_and_keeps_nothing(tmp_path: Path) -> Non
             tracer.enrich_span(metrics={"n": 1})
         assert len(events(tracer)) == before
         assert tracer.stats().failures == 0
+
+
+# -- redaction ---------------------------------------------------------------------------------
+
+KEY = "sk-proj-" + "aB3dE5gH7jK9mN1pQ3rS5tU7vW9xY1zA" * 2
+
+
+def test_secrets_are_masked_in_every_field_before_the_queue(tmp_path: Path) -> None:
+    with local_tracer(tmp_path) as tracer:
+
+        @tracer.tool(config={"key": KEY}, metadata={"password": "hunter2", "team": "a"})
+        def call(api_key: str, max_tokens: int) -> dict[str, str]:
+            tracer.enrich_span(metrics={"used": KEY}, feedback={"by": KEY}, metadata={"m": KEY})
+            tracer.enrich_span(user_properties={"token": KEY})
+            raise ValueError(f"{KEY} is refused")
+
+        @tracer.model
+        def stream() -> Iterator[Any]:
+            yield {"chunk": KEY[:20]}
+            yield {"secret": "hunter2", "chunk": KEY}
+
+        @tracer.model
+        def pieces() -> Iterator[str]:
+            yield KEY[:30]
+            yield KEY[30:]
+
+        with tracer.session("chat", inputs={"q": KEY}, metadata={"password": "hunter2"}) as session:
+            with pytest.raises(ValueError, match="is refused"):
+                call("hunter2", 5)
+            assert list(pieces())
+            assert list(stream())
+            tracer.log_event("tool", "late", inputs={"password": "hunter2"}, outputs=KEY)
+            tracer.enrich_session(outputs={"answer": KEY})
+        tracer.enrich_span(event_id=session.id, feedback={"password": "hunter2"})
+        raw = b"".join(p.read_bytes() for p in tmp_path.glob("*.segment"))
+        assert b"[redacted" in raw
+        assert KEY.encode() not in raw
+        assert b"hunter2" not in raw
+        found = by_name(tracer)["call"]
+        assert found["inputs"] == {"api_key": "[redacted]", "max_tokens": 5}
+        assert found["metadata"]["team"] == "a"
+        assert tracer.stats().redaction_failures == 0
+
+
+def test_redaction_can_be_switched_off_extended_and_replaced(tmp_path: Path) -> None:
+    def last(tracer: Tracer) -> Any:
+        tracer.log_event("tool", "t", inputs={"customer_id": "EMP-77", "password": "p4ssword"})
+        return events(tracer)[-1]["inputs"]
+
+    with local_tracer(tmp_path / "off", redact=False) as tracer:
+        assert last(tracer) == {"customer_id": "EMP-77", "password": "p4ssword"}
+    with local_tracer(tmp_path / "keys", redact_keys=["customer_id"]) as tracer:
+        assert last(tracer) == {"customer_id": "[redacted]", "password": "[redacted]"}
+    with local_tracer(tmp_path / "patterns", redact_patterns=[r"EMP-\d+"]) as tracer:
+        assert "EMP-77" not in str(last(tracer))
+    with local_tracer(tmp_path / "hook", redact=lambda field: {"only": list(field)}) as tracer:
+        assert last(tracer) == {"only": ["customer_id", "password"]}
+
+
+def test_a_redactor_that_fails_lets_nothing_out(tmp_path: Path) -> None:
+    def fails(field: Any) -> Any:
+        raise RuntimeError(str(field))
+
+    with local_tracer(tmp_path, redact=fails) as tracer:
+        assert tracer.tool(lambda secret: secret)("s3cr3t") == "s3cr3t"
+        raw = b"".join(p.read_bytes() for p in tmp_path.glob("*.segment"))
+        assert b"s3cr3t" not in raw
+        assert len(events(tracer)) == 1
+        assert tracer.stats().redaction_failures >= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"redact": "maybe"}, "argument redact: must be 1, 0, true, false"),
+        ({"redact_keys": "password"}, "argument redact_keys: must be a list of names"),
+        ({"redact_keys": ["-"]}, r"redact_keys\[0\]: must be a name"),
+        ({"redact_patterns": ["("]}, r"redact_patterns\[0\]: is no regular expression"),
+    ],
+)
+def test_a_wrong_redaction_is_refused_with_its_name(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Tracer(local=True, spool_dir=tmp_path, **options)
+
+
+# -- the size of an event ----------------------------------------------------------------------
+
+
+def test_an_event_is_cut_to_its_bound_largest_fields_first(tmp_path: Path) -> None:
+    with local_tracer(tmp_path, max_event_bytes=8192) as tracer:
+        with tracer.tool("big", inputs={"q": "small"}) as span:
+            span.set(outputs={"text": "x" * 7000, "list": list(range(3000))}, metrics={"n": 1})
+            span.set(metadata={"page": "y" * 7000})
+        event = only(tracer)
+        assert len(json.dumps(event, separators=(",", ":"))) <= 8192
+        assert (event["inputs"], event["metrics"]) == ({"q": "small"}, {"n": 1})
+        assert event["outputs"].keys() >= {"text", "list"}
+        assert "sha256" in str(event["metadata"])
+        assert tracer.stats().truncated_values > 0
+        tracer.enrich_session(outputs={"text": "x" * 20_000}, metadata={"y": "y" * 20_000})
+        assert len(json.dumps(updates(tracer)[-1][1])) <= 8192 + 100
+        with tracer.session("s", inputs={"x": "x" * 20_000}), tracer.tool("t"):
+            pass
+        assert max(len(json.dumps(s)) for s in sessions(tracer)) <= 8192 + 100
