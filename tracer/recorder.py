@@ -169,9 +169,10 @@ class Recorder:
             if process is not None:
                 outputs = processed(process, outputs, "process_outputs")
             snapshot = self.snapshot
-            span.fields["outputs"] = (
-                snapshot.mask(outputs) if type(outputs) is Encoded else snapshot.object(outputs)
-            )
+            if type(outputs) is Encoded:
+                span.fields["outputs"] = snapshot.mask(bytes(outputs))  # orjson reads no subclass
+            else:
+                span.fields["outputs"] = snapshot.object(outputs)
 
     def _take_error(self, span: Span, error: BaseException) -> None:
         """Record what was raised: text, and in the metadata type, message and where."""
