@@ -14,14 +14,14 @@ from typing import Any
 import orjson
 
 from tracer.callables import Capture
-from tracer.encode import encode, encode_object
+from tracer.encode import Encoder, encode, encode_object
 from tracer.errors import describe
 from tracer.schema import EVENT_TYPES
-from tracer.snapshot import Mask, Snapshot
 
-__all__ = ["OBJECTS", "Fields", "Shape", "event_json", "merge", "object_json", "shape_of"]
-__all__ += ["shorten"]
+__all__ = ["OBJECTS", "Encoded", "Fields", "Shape", "event_json", "mask_fields", "merge"]
+__all__ += ["object_json", "shape_of", "shorten"]
 
+Mask = Callable[[bytes], bytes]  # one field as JSON -> the same with its secrets masked
 Fields = dict[str, bytes]  # name of a field -> its value as JSON, encoded when it was given
 
 # The members of an event that are objects: given twice, they merge.
@@ -30,17 +30,21 @@ OBJECTS = frozenset(
 )
 
 
+class Encoded(bytes):
+    """A JSON object that was put together from values encoded one by one."""
+
+    __slots__ = ()
+
+
 class Shape:
     """What every event of one decorated function, or of one name, has in common."""
 
     __slots__ = (
-        "_masked",
         "config",
         "event_type",
         "head",
         "metadata",
         "name",
-        "plain",
         "process_outputs",
         "tail",
         "takes_inputs",
@@ -65,25 +69,17 @@ class Shape:
         self.head = f'"event_type":"{event_type}","event_name":{encode(name).decode()}'
         settings = None if config is None else encode_object(config)
         self._set(settings, b"{}" if metadata is None else encode_object(metadata))
-        self._masked: tuple[Mask, Shape] | None = None
 
     def _set(self, config: bytes | None, metadata: bytes) -> None:
         self.config, self.metadata = config, metadata
-        self.plain = config is None and metadata == b"{}"
         settings = b"" if config is None else b',"config":%b' % config
         self.tail = b'%b,"metadata":%b}' % (settings, metadata)
 
     def masked(self, mask: Mask) -> Shape:
-        """Return the same with config and metadata masked; for a shape that is not `plain`.
-
-        Not done when it is made: a decorator does not know yet which tracer will record it.
-        """
-        known = self._masked
-        if known is None or known[0] is not mask:
-            other = copy(self)
-            other._set(None if self.config is None else mask(self.config), mask(self.metadata))
-            known = self._masked = mask, other
-        return known[1]
+        """Return the same with config and metadata masked."""
+        other = copy(self)
+        other._set(None if self.config is None else mask(self.config), mask(self.metadata))
+        return other
 
 
 @lru_cache(maxsize=1024)  # names given to context managers are few; one per request is not kept
@@ -92,19 +88,19 @@ def shape_of(event_type: str, name: str) -> Shape:
     return Shape(event_type, name)
 
 
-def merge(fields: Fields, given: Mapping[str, Any], snapshot: Snapshot) -> None:
+def merge(fields: Fields, given: Mapping[str, Any], encoder: Encoder) -> None:
     """Add what is `given` to `fields`, as it is now; an object merges into one already there."""
     for name, value in given.items():
         if value is None:
             continue
         if name == "error":
-            fields[name] = snapshot.value(_error_text(value))
+            fields[name] = encoder.value(_error_text(value))
         elif name not in OBJECTS:
             fields[name] = encode(value)
         elif name in fields:
-            fields[name] = _merged(fields[name], snapshot.object(value))
+            fields[name] = _merged(fields[name], encoder.object(value))
         else:
-            fields[name] = snapshot.object(value)
+            fields[name] = encoder.object(value)
 
 
 def _error_text(error: Any) -> str:
@@ -118,8 +114,12 @@ def _merged(old: bytes, new: bytes) -> bytes:
     return orjson.dumps({**orjson.loads(old), **orjson.loads(new)})
 
 
-def event_json(shape: Shape, place: str, start_ms: int, duration_ns: int, fields: Fields) -> bytes:
-    """Return one event as the server takes it, `metadata` last.
+def event_json(
+    shape: Shape, place: str, start_ms: int, duration_ns: int, fields: Fields
+) -> tuple[bytes, bytes]:
+    """Return one event as the server takes it in two pieces: what is ours, and what was recorded.
+
+    `metadata` is last.
 
     Args:
         place: the members that say where it belongs: ids and source, as JSON with a comma behind.
@@ -132,7 +132,7 @@ def event_json(shape: Shape, place: str, start_ms: int, duration_ns: int, fields
     ).encode()
     inputs, outputs = fields.get("inputs", b"{}"), fields.get("outputs")
     if len(fields) == 2 and outputs is not None and "inputs" in fields:  # nearly every call
-        return b"".join((head, inputs, b',"outputs":', outputs, shape.tail))
+        return head, b"".join((inputs, b',"outputs":', outputs, shape.tail))
     config, metadata = fields.get("config"), fields.get("metadata")
     if shape.config is not None:
         config = shape.config if config is None else _merged(shape.config, config)
@@ -144,7 +144,15 @@ def event_json(shape: Shape, place: str, start_ms: int, duration_ns: int, fields
     ]
     if config is not None:
         members.append(b',"config":%b' % config)
-    return b"".join((head, inputs, *members, b',"metadata":', metadata, b"}"))
+    return head, b"".join((inputs, *members, b',"metadata":', metadata, b"}"))
+
+
+def mask_fields(fields: Fields, mask: Mask) -> Fields:
+    """Return the fields with those masked that hold the program's values."""
+    return {
+        name: mask(value) if name in OBJECTS or name == "error" else value
+        for name, value in fields.items()
+    }
 
 
 def shorten(fields: Fields, max_bytes: int, cut: Callable[[bytes, int], bytes]) -> Fields:

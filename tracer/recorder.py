@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from zlib import crc32
 
 from tracer.buffer import Buffer
 from tracer.callables import Bind, processed
 from tracer.clock import UUID_FORM, Clock, IdSource, wire_session_id
 from tracer.context import CURRENT, Link, nearest, restore
-from tracer.encode import encode
+from tracer.encode import Encoder, encode
 from tracer.errors import Guard, describe
-from tracer.event import Fields, Shape, event_json, merge, object_json, shorten
+from tracer.event import (
+    Encoded,
+    Fields,
+    Shape,
+    event_json,
+    mask_fields,
+    merge,
+    object_json,
+    shorten,
+)
 from tracer.failures import details, is_cancellation
 from tracer.segment import ENDS, EVENT, SESSION, UPDATE
-from tracer.snapshot import AS_IT_IS, Encoded, Snapshot
 from tracer.spans import NOTHING, Session, Span
+
+if TYPE_CHECKING:
+    from tracer.redact import Redactor
 
 __all__ = [
     "Recorder",
@@ -48,12 +59,14 @@ class Recorder:
         tracebacks: bool = True,
         sample_rate: float = 1.0,
         ids: IdSource | None = None,
-        snapshot: Snapshot = AS_IT_IS,
+        encoder: Encoder | None = None,
+        redactor: Redactor | None = None,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
         """Record into `buffer`; outside any session into one named `session_name`."""
         self.buffer = buffer
-        self.snapshot = snapshot
+        self.encoder = encoder or Encoder(max_event_bytes)
+        self._redactor = redactor
         self._max_bytes = max_event_bytes
         self._takes_inputs, self._takes_outputs = capture_inputs, capture_outputs
         self._tracebacks = tracebacks
@@ -115,9 +128,9 @@ class Recorder:
             if bind is not None:
                 takes = shape.takes_inputs
                 if self._takes_inputs if takes is None else takes:
-                    span.fields["inputs"] = self.snapshot.object(bind(args, kwargs or {}))
+                    span.fields["inputs"] = self.encoder.object(bind(args, kwargs or {}))
             elif fields:
-                merge(span.fields, fields, self.snapshot)
+                merge(span.fields, fields, self.encoder)
             span.start_ms = self.clock.wall_ns() // 1_000_000
             span.started = self.clock.monotonic_ns()
             if not detached:  # last: whatever is raised before, nobody would ever end it
@@ -154,7 +167,7 @@ class Recorder:
             if error is not None:
                 self._take_error(span, error)
             if span.noted is not None:
-                merge(fields, {"metadata": span.noted}, self.snapshot)
+                merge(fields, {"metadata": span.noted}, self.encoder)
             self._write_event(span, span.start_ms, duration)
         except RecursionError:  # there is no room for a call, not even to the guard
             self.guard.count += 1
@@ -168,16 +181,15 @@ class Recorder:
         if self._takes_outputs if takes is None else takes:
             if process is not None:
                 outputs = processed(process, outputs, "process_outputs")
-            snapshot = self.snapshot
             if type(outputs) is Encoded:
-                span.fields["outputs"] = snapshot.mask(bytes(outputs))  # orjson reads no subclass
+                span.fields["outputs"] = bytes(outputs)  # orjson reads no subclass
             else:
-                span.fields["outputs"] = snapshot.object(outputs)
+                span.fields["outputs"] = self.encoder.object(outputs)
 
     def _take_error(self, span: Span, error: BaseException) -> None:
         """Record what was raised: text, and in the metadata type, message and where."""
         if "error" not in span.fields:
-            span.fields["error"] = self.snapshot.value(describe(error))
+            span.fields["error"] = self.encoder.value(describe(error))
         if is_cancellation(error):
             span.note(cancelled=True)
         elif self._tracebacks:
@@ -202,17 +214,27 @@ class Recorder:
         # `create` with another one
         parent = "" if span.parent_id is None else f'"parent_id":"{span.parent_id}",'
         place = f'"event_id":"{span.id}","session_id":"{session.id}",{parent}{self._source_member}'
-        shape = span.shape
-        if not shape.plain:
-            shape = shape.masked(self.snapshot.mask)
-        payload = event_json(shape, place, start_ms, duration_ns, fields)
-        if len(payload) > self._max_bytes:
-            beside = len(payload) - sum(map(len, fields.values()))
-            fields = shorten(fields, self._max_bytes - beside, self.snapshot.cut)
-            payload = event_json(shape, place, start_ms, duration_ns, fields)
+        shape, redactor = span.shape, self._redactor
+        ours, rest = event_json(shape, place, start_ms, duration_ns, fields)
+        # one look at all fields together, since nearly no event holds a secret
+        if redactor is not None and redactor.suspects(rest):
+            shape, fields = shape.masked(redactor), mask_fields(fields, redactor)
+            ours, rest = event_json(shape, place, start_ms, duration_ns, fields)
+        excess = len(ours) + len(rest) - self._max_bytes
+        if excess > 0:
+            room = sum(map(len, fields.values())) - excess
+            fields = shorten(fields, room, self.encoder.cut)
+            ours, rest = event_json(shape, place, start_ms, duration_ns, fields)
         if session.announced[0] != self.epoch:
             self._announce(session)
-        self.buffer.write(EVENT, session.key, payload)
+        self.buffer.write(EVENT, session.key, ours + rest)
+
+    def _finished(self, fields: Fields) -> Fields:
+        """Return what may be written of a session or an update."""
+        redactor = self._redactor
+        if redactor is not None and redactor.suspects(object_json(fields)):
+            fields = mask_fields(fields, redactor)
+        return shorten(fields, self._max_bytes, self.encoder.cut)
 
     # -- sessions ----------------------------------------------------------------------------
 
@@ -273,8 +295,8 @@ class Recorder:
         if session.announced[0] != self.epoch:
             self._announce(session)
         fields: Fields = {}
-        merge(fields, given, self.snapshot)
-        fields = shorten(fields, self._max_bytes, self.snapshot.cut)
+        merge(fields, given, self.encoder)
+        fields = self._finished(fields)
         self.buffer.write(UPDATE, session.key, event_id.encode() + object_json(fields), flags)
 
     def open_above(self, event_id: str) -> Span | None:
@@ -317,11 +339,10 @@ class Recorder:
         if self._source is not None:
             body["source"] = self._source
         body["start_time"] = encode(session.start_ms)
-        merge(body, fields, self.snapshot)
+        merge(body, fields, self.encoder)
         if session_id and found != session_id.lower():
-            merge(body, {"metadata": {"client_session_id": session_id}}, AS_IT_IS)
-        body = shorten(body, self._max_bytes, self.snapshot.cut)
-        session.announced = (-1, object_json(body))
+            merge(body, {"metadata": {"client_session_id": session_id}}, self.encoder)
+        session.announced = (-1, object_json(self._finished(body)))
         return session
 
     def _announce(self, session: Session) -> None:

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from tracer.clock import Clock, IdSource
 from tracer.context import Link
+from tracer.encode import Encoder
 from tracer.errors import Guard
 from tracer.event import Fields, Shape, merge
-from tracer.snapshot import Snapshot
 
 __all__ = ["INERT_SESSION", "INERT_SPAN", "NOTHING", "Owner", "Session", "Span"]
 
@@ -22,7 +22,7 @@ class Owner(Protocol):
     clock: Clock
     guard: Guard
     ids: IdSource
-    snapshot: Snapshot
+    encoder: Encoder
     epoch: int
 
     def end(self, span: Span, outputs: Any = ..., error: BaseException | None = None) -> None: ...
@@ -139,7 +139,7 @@ class Span(Link):
                     "user_properties": user_properties,
                     "error": error,
                 },
-                self.owner.snapshot,
+                self.owner.encoder,
             )
 
     def first_token(self) -> None:

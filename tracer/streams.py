@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, cast
 
 from tracer.context import CURRENT, Link, quietly
-from tracer.snapshot import AS_IT_IS, Encoded
+from tracer.encode import encode
+from tracer.event import Encoded
 from tracer.spans import Session, Span
 
 __all__ = ["Reduce", "Stream", "follow", "follow_async", "follow_future"]
@@ -23,7 +24,6 @@ MAX_BYTES = 1 << 20  # the same in characters and bytes of JSON: an event is cut
 
 _SIZED = (str, bytes, list, tuple, dict)  # empty ones are no first token
 _FIXED = (str, int, float, bool, type(None))  # nobody can change these later
-_encode = AS_IT_IS.value  # what is joined is masked as a whole: a secret may come in pieces
 _FIXED_SIZE = 8  # bytes that a number counts for
 
 
@@ -80,7 +80,7 @@ class Stream:
             self._room -= _FIXED_SIZE
         else:
             # with its comma behind: a copy, since what orjson returns holds on to 4 KB
-            item = _encode(item) + b","
+            item = encode(item) + b","
             self._room -= len(item)
         self._items.append(item)
         if len(self._items) == MAX_ITEMS:
@@ -127,8 +127,8 @@ class Stream:
         elif items and all(type(item) is str for item in items):
             joined = "".join(items)
         elif not self._keeps_raw:
-            encoded = [item if type(item) is bytes else _encode(item) + b"," for item in items]
-            returned = b"" if result is None else b',"return":' + _encode(result)
+            encoded = [item if type(item) is bytes else encode(item) + b"," for item in items]
+            returned = b"" if result is None else b',"return":' + encode(result)
             return Encoded(b'{"result":[%b]%b}' % (b"".join(encoded)[:-1], returned))
         found: dict[str, Any] = {"result": joined}
         if result is not None:

@@ -29,7 +29,6 @@ from tracer.propagate import bind_context
 from tracer.recorder import Recorder
 from tracer.schema import EventUpdate, fields_of
 from tracer.sessions import SessionFactory
-from tracer.snapshot import Snapshot
 from tracer.spans import INERT_SPAN, Session, Span
 from tracer.spool import Spool
 from tracer.surroundings import Outlet, Surroundings
@@ -109,7 +108,8 @@ class Tracer:
             capture_inputs=config.capture_inputs,
             capture_outputs=config.capture_outputs,
             tracebacks=config.tracebacks,
-            snapshot=Snapshot(self._encoder, self._redactor and self._redactor.__call__),
+            encoder=self._encoder,
+            redactor=self._redactor,
             max_event_bytes=config.max_event_bytes,
             sample_rate=config.sample_rate,
             clock=None if given is None else given.clock,

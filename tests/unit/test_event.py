@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.check import problems
-from tracer.encode import encode
+from tracer.encode import Encoder, encode
 from tracer.event import OBJECTS, Fields, Shape, event_json, merge, object_json, shape_of
 from tracer.schema import Event, Session, json_schema
-from tracer.snapshot import AS_IT_IS
 
 EVENT, SESSION = json_schema(Event), json_schema(Session)
 PLACE = '"event_id":"e","session_id":"s","source":"test",'
@@ -36,7 +35,7 @@ shapes = st.builds(
 
 
 def finished(shape: Shape, fields: Fields, start_ms: int = 1000, duration_ns: int = 0) -> Any:
-    return parsed(event_json(shape, PLACE, start_ms, duration_ns, fields))
+    return parsed(b"".join(event_json(shape, PLACE, start_ms, duration_ns, fields)))
 
 
 def parsed(payload: bytes) -> Any:
@@ -50,7 +49,7 @@ def parsed(payload: bytes) -> Any:
 def merged(*given: dict[str, Any]) -> Any:
     fields: Fields = {}
     for each in given:
-        merge(fields, each, AS_IT_IS)
+        merge(fields, each, Encoder())
     return json.loads(object_json(fields))
 
 
@@ -60,8 +59,8 @@ def test_every_event_fits_the_contract_and_ends_with_metadata(
 ) -> None:
     fields: Fields = {}
     for each in given:
-        merge(fields, each, AS_IT_IS)
-    payload = event_json(shape, PLACE, start_ms, duration_ns, fields)
+        merge(fields, each, Encoder())
+    payload = b"".join(event_json(shape, PLACE, start_ms, duration_ns, fields))
     event = parsed(payload)
     assert list(problems(event, EVENT)) == []
     assert list(event)[-1] == "metadata"
@@ -153,7 +152,7 @@ def test_none_means_not_given() -> None:
 def test_a_value_is_encoded_when_it_is_given() -> None:
     fields: Fields = {}
     steps = ["first"]
-    merge(fields, {"outputs": {"steps": steps}}, AS_IT_IS)
+    merge(fields, {"outputs": {"steps": steps}}, Encoder())
     steps.append("second")
     assert json.loads(object_json(fields)) == {"outputs": {"steps": ["first"]}}
 
@@ -176,5 +175,5 @@ def test_an_error_is_text_whatever_was_given(error: object, text: str) -> None:
 def test_a_session_body_fits_the_contract(fields: dict[str, Any]) -> None:
     body: Fields = {"session_id": encode("s"), "session_name": encode("n")}
     allowed = {k: v for k, v in fields.items() if k in SESSION["properties"]}
-    merge(body, allowed, AS_IT_IS)
+    merge(body, allowed, Encoder())
     assert list(problems(json.loads(object_json(body)), SESSION)) == []

@@ -42,7 +42,6 @@ RANKS: dict[str, float] = {
     "tracer.updates": 1,
     "tracer.w3c": 1,
     "tracer.wire": 1,
-    "tracer.snapshot": 1.5,
     "tracer.memory": 1.5,
     "tracer.buffer": 2,
     "tracer.transport": 2,
