@@ -6,8 +6,10 @@ no context token is held across a step, since the next one may come from another
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator
+from types import FunctionType, coroutine
 from typing import Any, cast
 
 from tracer.context import CURRENT, Link, quietly
@@ -15,7 +17,7 @@ from tracer.encode import encode
 from tracer.event import Encoded
 from tracer.spans import Session, Span
 
-__all__ = ["Reduce", "Stream", "follow", "follow_async", "follow_future"]
+__all__ = ["Reduce", "Stream", "follow_async", "follow_future", "follow_generator"]
 
 Reduce = Callable[[list[Any]], Any]  # what was yielded, in order -> the event's output
 
@@ -31,6 +33,7 @@ class Stream:
     """What one call yields, how far it came, and the end of the span or session around it.
 
     `inside` is what is current within the steps: the link itself, or what a step left open.
+    `awaited`: what it yields is for the event loop, and nothing to be kept.
     """
 
     __slots__ = (
@@ -48,6 +51,7 @@ class Stream:
     def __init__(self, link: Span | Session, reduce: Reduce | None = None) -> None:
         self._link = link
         self.inside: Link | None = link
+        self.awaited = False
         self._reduce = reduce
         self._keeps_raw = reduce is not None or (
             isinstance(link, Span) and link.shape.process_outputs is not None
@@ -105,8 +109,8 @@ class Stream:
             return
         self._running = False
         link = self._link
-        if isinstance(link, Session):
-            link.end(error=error)
+        if isinstance(link, Session) or self.awaited:
+            link.end(result if completed else NOTHING, error)
             return
         with link.owner.guard.during("the end of a stream"):
             kept = len(self._items)
@@ -172,6 +176,18 @@ def follow(gen: Generator[Any, Any, Any], stream: Stream) -> Generator[Any, Any,
             value, step, closing = thrown, gen.throw, isinstance(thrown, GeneratorExit)
     stream.complete(result, closed=closing)
     return result
+
+
+# `types.coroutine` marks the function that it is given, so it gets a copy
+_follow_awaitable: Any = coroutine(FunctionType(follow.__code__, globals(), follow.__name__))
+
+
+def follow_generator(gen: Generator[Any, Any, Any], stream: Stream) -> Generator[Any, Any, Any]:
+    """Follow `gen`; one that `types.coroutine` has made awaitable stays so."""
+    if not cast(Any, gen).gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE:
+        return follow(gen, stream)
+    stream.awaited = True
+    return cast(Generator[Any, Any, Any], _follow_awaitable(gen, stream))
 
 
 async def follow_async(agen: AsyncGenerator[Any, Any], stream: Stream) -> AsyncGenerator[Any, Any]:

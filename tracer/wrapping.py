@@ -16,7 +16,7 @@ from typing import Any, cast
 from tracer.context import restore
 from tracer.recorder import RecorderSource
 from tracer.spans import Session, Span
-from tracer.streams import Reduce, Stream, follow, follow_async, follow_future
+from tracer.streams import Reduce, Stream, follow_async, follow_future, follow_generator
 
 __all__ = ["Opening", "Prepare", "name_of", "wrap"]
 
@@ -96,7 +96,7 @@ def _wrap_one(func: Any, prepare: Prepare, name: str | None, *, bound: bool = Fa
         func if _tells_its_kind(func) else inspect.getattr_static(cast(Any, type(func)), "__call__")
     )
     if inspect.isgeneratorfunction(target):
-        call = _starts_stream(func, opening, follow)
+        call = _starts_stream(func, opening, follow_generator)
     elif inspect.isasyncgenfunction(target):
         call = _starts_stream(func, opening, follow_async)
     elif inspect.iscoroutinefunction(target):

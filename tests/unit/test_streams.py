@@ -9,6 +9,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextvars import copy_context
 from pathlib import Path
+from types import coroutine
 from typing import Any
 
 import pytest
@@ -446,3 +447,30 @@ def test_asend_and_athrow_reach_the_generator(tracer: Tracer) -> None:
     plain = asyncio.run(drive(talks()))
     assert asyncio.run(drive(tracer.chain(talks)())) == plain == [None, "a", "b", None]
     assert only(tracer)["outputs"] == {"result": [None, "a", "b", None]}
+
+
+def test_a_generator_that_can_be_awaited_stays_so_and_is_a_call(tracer: Tracer) -> None:
+    """What it yields is for the event loop: the output is what it returns."""
+
+    def hops() -> Generator[Any, Any, str]:
+        yield
+        return "done"
+
+    async def waits(awaitable: Any) -> str:
+        found: str = await awaitable
+        return found
+
+    awaitable: Any = coroutine(hops)
+    decorated = tracer.chain(awaitable)
+    assert asyncio.run(waits(decorated())) == asyncio.run(waits(awaitable())) == "done"
+    event = only(tracer)
+    assert event["outputs"] == {"result": "done"}
+    assert "tracer" not in event["metadata"]
+    for gen in (decorated(), awaitable()):
+        assert list(gen) == [None]
+    for gen in (decorated(), awaitable()):
+        next(gen)
+        gen.close()
+    assert "outputs" not in events(tracer)[-1]
+    with pytest.raises(TypeError, match="can't be used in 'await'"):
+        asyncio.run(waits(tracer.chain(talks)()))
