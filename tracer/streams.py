@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator
-from types import FunctionType, coroutine
+from types import FrameType, FunctionType, coroutine
 from typing import Any, cast
 
 from tracer.context import CURRENT, Link, quietly
@@ -172,7 +172,10 @@ def follow(gen: Generator[Any, Any, Any], stream: Stream) -> Generator[Any, Any,
         try:
             value = yield box.pop()
             step, closing = gen.send, False
-        except BaseException as thrown:  # noqa: BLE001 - the generator decides about it
+        except BaseException as thrown:
+            if gen.gi_running or _was_taken(gen.gi_frame):
+                stream.fail(thrown)
+                raise
             value, step, closing = thrown, gen.throw, isinstance(thrown, GeneratorExit)
     stream.complete(result, closed=closing)
     return result
@@ -218,9 +221,23 @@ async def follow_async(agen: AsyncGenerator[Any, Any], stream: Stream) -> AsyncG
         try:
             value = yield box.pop()
             step, closing = agen.asend, False
-        except BaseException as thrown:  # noqa: BLE001 - the generator decides about it
+        except BaseException as thrown:
+            if _was_taken(cast(Any, agen).ag_frame):
+                stream.fail(thrown)
+                raise
             value, step, closing = thrown, agen.athrow, isinstance(thrown, GeneratorExit)
     stream.complete(closed=closing)
+
+
+def _was_taken(frame: FrameType | None) -> bool:
+    """Tell whether a generator that waits for us has been closed, or is just being closed.
+
+    Only the collector of garbage does so: a cycle falls apart in any order, and what the inner
+    generator drops may have been the last reference to the outer one. To throw into one that is
+    running would be an error nobody caused; CPython 3.10 and 3.11 may crash. 3.10 does not call
+    running what unwinds, so a caller is looked for.
+    """
+    return frame is None or frame.f_back is not None
 
 
 def _unhooked(agen: AsyncGenerator[Any, Any]) -> Callable[[Any], Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextvars import copy_context
+from itertools import tee
 from pathlib import Path
 from types import coroutine
 from typing import Any
@@ -474,3 +476,55 @@ def test_a_generator_that_can_be_awaited_stays_so_and_is_a_call(tracer: Tracer) 
     assert "outputs" not in events(tracer)[-1]
     with pytest.raises(TypeError, match="can't be used in 'await'"):
         asyncio.run(waits(tracer.chain(talks)()))
+
+
+# -- garbage -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Collect what is raised where nobody can catch it."""
+    found: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: found.append(args.exc_value))
+    return found
+
+
+def test_a_cycle_of_garbage_through_a_generator_is_closed_quietly(
+    tracer: Tracer, unraisable: list[Any]
+) -> None:
+    """The collector may close first what we follow, which drops us while it is being closed."""
+    kept: list[Any] = []
+
+    def follows_itself() -> Iterator[int]:
+        yield 1
+        yield from kept.pop()
+
+    for _ in range(3):
+        one, own = tee(tracer.chain(follows_itself)())
+        kept.append(own)
+        del own
+        assert [next(one), next(one)] == [1, 1]
+        del one
+        gc.collect()
+    assert unraisable == []
+    assert [stream_of(e)["completed"] for e in events(tracer)] == [False] * 3
+    assert not any("error" in e for e in events(tracer))
+
+
+def test_a_cycle_of_garbage_through_an_async_generator_is_closed_quietly(
+    tracer: Tracer, unraisable: list[Any]
+) -> None:
+    async def items(known: list[Any]) -> AsyncIterator[Any]:
+        yield 1
+        yield known
+
+    for _ in range(3):
+        known: list[Any] = []
+        agen: Any = tracer.chain(items)(known)
+        known.append(agen)
+        with pytest.raises(StopIteration):
+            agen.__anext__().send(None)  # by hand: no event loop finalizes it
+        del agen, known
+        gc.collect()
+    assert unraisable == []
+    assert [stream_of(e)["completed"] for e in events(tracer)] == [False] * 3
