@@ -102,6 +102,8 @@ class FollowedCoroutine(_Proxy):
             CURRENT.set(before)
 
     def __await__(self) -> Any:
+        if self.__wrapped__.cr_await is not None:  # as `await` itself does with a coroutine
+            raise RuntimeError("coroutine is being awaited already")
         return self
 
     def __iter__(self) -> Any:

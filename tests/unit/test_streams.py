@@ -528,3 +528,24 @@ def test_a_cycle_of_garbage_through_an_async_generator_is_closed_quietly(
         gc.collect()
     assert unraisable == []
     assert [stream_of(e)["completed"] for e in events(tracer)] == [False] * 3
+
+
+def test_a_coroutine_handed_out_is_awaited_once_at_a_time(tracer: Tracer) -> None:
+    async def waits() -> None:
+        await asyncio.sleep(2)
+
+    async def main(given: Any) -> None:
+        async def awaits() -> None:
+            await given
+
+        first = asyncio.create_task(awaits())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="coroutine is being awaited already"):
+            await given
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+    asyncio.run(main(waits()))
+    asyncio.run(main(tracer.chain(lambda: waits())()))
+    assert only(tracer)["error"] == "CancelledError"
