@@ -6,6 +6,7 @@ less in a closure, do without.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from types import MethodType
@@ -46,6 +47,17 @@ class TracedCallable(_Proxy):
     def __reduce__(self) -> Any:
         """Pickle as `__reduce_ex__` does."""
         return self.__reduce_ex__(2)
+
+    def __copy__(self) -> Any:
+        """Be one's own copy, as functions are; of another object, copy that."""
+        return self._self_or(copy.copy(self.__wrapped__))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Do the same, deeply."""
+        return self._self_or(copy.deepcopy(self.__wrapped__, memo))
+
+    def _self_or(self, found: Any) -> Any:
+        return self if found is self.__wrapped__ else found
 
 
 class TracedFunction(TracedCallable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import gc
 import inspect
@@ -85,6 +86,30 @@ def test_attributes_of_a_function_stay(tracer: Tracer) -> None:
 def test_a_decorated_function_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(module_level)) is module_level  # noqa: S301 - our own bytes
     assert module_level(1) == 2
+
+
+def words(text: str) -> Iterator[str]:
+    yield from text.split()
+
+
+@pytest.mark.parametrize("func", [words, functools.lru_cache(plain)])
+def test_a_copy_of_a_function_is_the_function(tracer: Tracer, func: Any) -> None:
+    """Configurations that hold functions are copied deeply."""
+    made = tracer.tool(func)
+    assert copy.copy(made) is copy.deepcopy([made])[0] is made
+
+
+def test_a_copy_of_a_callable_object_is_one_of_its_own(tracer: Tracer) -> None:
+    class Shop:
+        stock = 0
+
+        def __call__(self) -> int:
+            return self.stock
+
+    made: Any = tracer.tool(Shop())
+    for other in (copy.copy(made), copy.deepcopy(made)):
+        other.stock = 1
+        assert (other(), made()) == (1, 0)
 
 
 def test_the_result_is_the_same_object(tracer: Tracer) -> None:
