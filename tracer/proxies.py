@@ -10,7 +10,7 @@ import copy
 import sys
 from collections.abc import Callable
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wrapt import ObjectProxy
 
@@ -61,11 +61,17 @@ class TracedCallable(_Proxy):
 
 
 class TracedFunction(TracedCallable):
-    """The same for a function: as an attribute of a class it becomes a method."""
+    """The same for what becomes a method as an attribute of a class, as functions do."""
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Bind as functions do."""
-        return self if instance is None else MethodType(self, instance)
+        """Bind as what it wraps does; what becomes no method is the object's own, untraced."""
+        func: Any = self.__wrapped__
+        found: Any = cast(Any, type(func)).__get__(func, instance, owner)
+        if found is func:
+            return self
+        if type(found) is MethodType and found.__func__ is func:
+            return MethodType(self, found.__self__)
+        return found
 
 
 class FollowedCoroutine(_Proxy):

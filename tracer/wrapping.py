@@ -110,7 +110,7 @@ def _wrap_one(func: Any, prepare: Prepare, name: str | None, *, bound: bool = Fa
     # wrapt takes 5 ms to load: for what is no plain function, or a generator function
     from tracer.proxies import TracedCallable, TracedFunction
 
-    kind = TracedFunction if isinstance(func, FunctionType) else TracedCallable
+    kind = TracedFunction if hasattr(cast(Any, type(func)), "__get__") else TracedCallable
     return kind(func, call)
 
 

@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -110,6 +111,26 @@ def test_a_copy_of_a_callable_object_is_one_of_its_own(tracer: Tracer) -> None:
     for other in (copy.copy(made), copy.deepcopy(made)):
         other.stock = 1
         assert (other(), made()) == (1, 0)
+
+
+@pytest.mark.parametrize("inner", [functools.lru_cache, functools.partial])
+def test_a_callable_in_a_class_binds_as_it_would_undecorated(tracer: Tracer, inner: Any) -> None:
+    def add(*args: Any) -> Any:
+        return args
+
+    class Plain:
+        method = inner(add)
+
+    class Decorated:
+        method = tracer.tool(inner(add))
+
+    plain, decorated = Plain(), Decorated()
+    with warnings.catch_warnings():  # 3.13 tells of a change to partial
+        warnings.simplefilter("ignore")
+        found, expected = decorated.method(1), plain.method(1)
+    assert [arg is decorated for arg in found] == [arg is plain for arg in expected]
+    assert Decorated.method(decorated, 1) == (decorated, 1)
+    assert len(events(tracer)) == 2
 
 
 def test_the_result_is_the_same_object(tracer: Tracer) -> None:
