@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator
-from types import FrameType, FunctionType, coroutine
+from types import AsyncGeneratorType, FrameType, FunctionType, GeneratorType, coroutine
 from typing import Any, cast
 
 from tracer.context import CURRENT, Link, quietly
@@ -144,7 +144,7 @@ class Stream:
         self._end()
 
 
-def follow(gen: Generator[Any, Any, Any], stream: Stream) -> Generator[Any, Any, Any]:
+def follow(gen: GeneratorType[Any, Any, Any], stream: Stream) -> Generator[Any, Any, Any]:
     """Run `gen` step by step: what is sent and thrown in goes in, what comes out comes out."""
     step: Callable[[Any], Any] = gen.send
     value: Any = None
@@ -185,15 +185,17 @@ def follow(gen: Generator[Any, Any, Any], stream: Stream) -> Generator[Any, Any,
 _follow_awaitable: Any = coroutine(FunctionType(follow.__code__, globals(), follow.__name__))
 
 
-def follow_generator(gen: Generator[Any, Any, Any], stream: Stream) -> Generator[Any, Any, Any]:
+def follow_generator(gen: GeneratorType[Any, Any, Any], stream: Stream) -> Generator[Any, Any, Any]:
     """Follow `gen`; one that `types.coroutine` has made awaitable stays so."""
-    if not cast(Any, gen).gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE:
+    if not gen.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE:
         return follow(gen, stream)
     stream.awaited = True
     return cast(Generator[Any, Any, Any], _follow_awaitable(gen, stream))
 
 
-async def follow_async(agen: AsyncGenerator[Any, Any], stream: Stream) -> AsyncGenerator[Any, Any]:
+async def follow_async(
+    agen: AsyncGeneratorType[Any, Any], stream: Stream
+) -> AsyncGenerator[Any, Any]:
     """Do the same for an async generator; a step may be cancelled, or never come back."""
     step: Callable[[Any], Any] = _unhooked(agen)
     value: Any = None
@@ -222,7 +224,7 @@ async def follow_async(agen: AsyncGenerator[Any, Any], stream: Stream) -> AsyncG
             value = yield box.pop()
             step, closing = agen.asend, False
         except BaseException as thrown:
-            if _was_taken(cast(Any, agen).ag_frame):
+            if _was_taken(agen.ag_frame):
                 stream.fail(thrown)
                 raise
             value, step, closing = thrown, agen.athrow, isinstance(thrown, GeneratorExit)
@@ -240,7 +242,7 @@ def _was_taken(frame: FrameType | None) -> bool:
     return frame is None or frame.f_back is not None
 
 
-def _unhooked(agen: AsyncGenerator[Any, Any]) -> Callable[[Any], Any]:
+def _unhooked(agen: AsyncGeneratorType[Any, Any]) -> Callable[[Any], Any]:
     """Return `asend` for the first step, of which the event loop learns nothing.
 
     It knows the outer generator, which closes the inner one; told of both, it would close both at
