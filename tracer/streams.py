@@ -15,7 +15,7 @@ from typing import Any, cast
 from tracer.context import CURRENT, Link, quietly
 from tracer.encode import encode
 from tracer.event import Encoded
-from tracer.spans import Session, Span
+from tracer.spans import NOTHING, Session, Span
 
 __all__ = ["Reduce", "Stream", "follow_async", "follow_future", "follow_generator"]
 
@@ -33,10 +33,10 @@ class Stream:
     """What one call yields, how far it came, and the end of the span or session around it.
 
     `inside` is what is current within the steps: the link itself, or what a step left open.
-    `awaited`: what it yields is for the event loop, and nothing to be kept.
     """
 
     __slots__ = (
+        "_awaited",
         "_beyond",
         "_first",
         "_items",
@@ -51,7 +51,7 @@ class Stream:
     def __init__(self, link: Span | Session, reduce: Reduce | None = None) -> None:
         self._link = link
         self.inside: Link | None = link
-        self.awaited = False
+        self._awaited = False
         self._reduce = reduce
         self._keeps_raw = reduce is not None or (
             isinstance(link, Span) and link.shape.process_outputs is not None
@@ -68,6 +68,10 @@ class Stream:
         self._running = True
         if isinstance(self._link, Span):
             self._link.restart()
+
+    def keep_result_alone(self) -> None:
+        """Take what is yielded for something between the generator and the event loop."""
+        self._awaited, self._first, self._room = True, False, 0
 
     def take(self, item: Any) -> None:
         """Keep what a step yields, as it is now."""
@@ -109,7 +113,7 @@ class Stream:
             return
         self._running = False
         link = self._link
-        if isinstance(link, Session) or self.awaited:
+        if isinstance(link, Session) or self._awaited:
             link.end(result if completed else NOTHING, error)
             return
         with link.owner.guard.during("the end of a stream"):
@@ -189,7 +193,7 @@ def follow_generator(gen: GeneratorType[Any, Any, Any], stream: Stream) -> Gener
     """Follow `gen`; one that `types.coroutine` has made awaitable stays so."""
     if not gen.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE:
         return follow(gen, stream)
-    stream.awaited = True
+    stream.keep_result_alone()
     return cast(Generator[Any, Any, Any], _follow_awaitable(gen, stream))
 
 

@@ -204,7 +204,10 @@ def _starts_stream(
 
     def call(*args: Any, **kwargs: Any) -> Any:
         gen = func(*args, **kwargs)
-        link = open_link(args, kwargs)
+        try:
+            link = open_link(args, kwargs)
+        except RecursionError:
+            return gen
         if link is None:
             return gen
         outer = following(gen, Stream(link, opening.reduce))
