@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-__all__ = ["CUT", "cut", "without_data_uris"]
+__all__ = ["CUT", "compact", "cut", "without_data_uris"]
 
 CUT = "__cut__"  # the member that says what was left out, and of how much
 SMALLEST = 200  # bytes: a marker with size and SHA-256 takes up to 160
@@ -25,6 +25,11 @@ _DATA_URI = re.compile(
     rb"data:([\w.+-]+/[\w.+-]+)(?:;[\w.+-]+=[\w.+-]+)*;base64,([A-Za-z0-9+/]{%d,}={0,2})"
     % DATA_URI_LENGTH
 )
+
+
+def compact(value: Any) -> bytes:
+    """Write a value at its exact size: what orjson returns keeps 4 KB alive, however short."""
+    return bytes(memoryview(orjson.dumps(value)))
 
 
 def cut(encoded: bytes, max_bytes: int) -> bytes:
@@ -49,7 +54,9 @@ def _cut(encoded: bytes, max_bytes: int, levels: int) -> bytes:
         return _beginning(encoded, note, max_bytes)
     value: Any = orjson.loads(encoded)
     if first == b"{":
-        keys = [orjson.dumps(key) + b":" for key in value]
+        if CUT in value:  # cut before, or a member of the program's: no key may come twice
+            value[f"{CUT} (earlier)"] = value.pop(CUT)
+        keys = [compact(key) + b":" for key in value]
         kept, left_out = _fit(keys, list(value.values()), max_bytes - SMALLEST, levels)
         marker = b'"%b":%b' % (CUT.encode(), _marker(note, left_out))
         return b"{%b}" % b",".join([*kept, marker])
@@ -63,7 +70,7 @@ def _marker(note: dict[str, Any], left_out: int) -> bytes:
 
 def _fit(heads: list[bytes], values: list[Any], room: int, levels: int) -> tuple[list[bytes], int]:
     """Return the members that fit into `room` bytes, the largest shortened; and how many do not."""
-    parts = [orjson.dumps(value) for value in values]
+    parts = [compact(value) for value in values]
     # the share every part may have: what small ones do not need goes to the large ones
     share, free = 0, room - sum(len(head) + 1 for head in heads)
     for done, size in enumerate(sorted(map(len, parts))):

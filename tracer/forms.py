@@ -12,6 +12,7 @@ import builtins
 import collections
 import sys
 import types
+import weakref
 from base64 import b64encode
 from dataclasses import Field
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
@@ -24,6 +25,7 @@ from uuid import UUID
 import orjson
 
 from tracer import libraries, named
+from tracer.cut import compact
 from tracer.look import (
     MISSING,
     attribute,
@@ -43,17 +45,35 @@ __all__ = ["form_of"]
 
 _BUILT_IN: Any = builtins  # whose methods are called unbound; to type checkers, Any
 
+MAX_FOUND = 1000  # classes whose form is remembered
 SHORT_BYTES = 1024  # bytes whose content is kept; of longer ones size and SHA-256
 HASHED_BYTES = 1 << 20  # beyond it no SHA-256: 1 MiB takes up to 2 ms of the caller's time
 
 
 def form_of(kind: Any) -> Form | None:
     """Return the form of a class, or None for an unknown one."""
+    form = _BY_TYPE.get(id(kind))
+    if form is not None:
+        return form
+    known = _found.get(id(kind))
+    if known is not None and known[0]() is kind:
+        return known[1]
+    form = _look_up(kind)
+    if len(_found) >= MAX_FOUND:  # classes made at run time have no end
+        _found.clear()
+    _found[id(kind)] = (weakref.ref(kind), form)
+    return form
+
+
+def _look_up(kind: Any) -> Form | None:
     if issubclass(class_of(kind), EnumMeta):
         return _enum
     for base in bases_of(kind):
-        form = _BY_TYPE.get(id(base)) or _BY_NAME.get(name_of(base))
-        if form is not None and (id(base) in _BY_TYPE or _is_at_home(base)):
+        form = _BY_TYPE.get(id(base))
+        if form is not None:
+            return form
+        form = _BY_NAME.get(name_of(base))
+        if form is not None and _is_at_home(base):
             return form
         members = members_of(base)
         if "__pydantic_serializer__" in members:
@@ -73,19 +93,18 @@ def _is_at_home(base: Any) -> bool:
 
 
 def _mapping(walk: Walk, value: Any, depth: int) -> Any:
-    return walk.object(walk.few(entries_of(value)), _BUILT_IN.dict.__len__(value), depth)
+    return walk.object(*walk.few(entries_of, value, _BUILT_IN.dict.__len__(value)), depth)
 
 
 def _sequence(base: Any) -> Form:
     def form(walk: Walk, value: Any, depth: int) -> Any:
-        return walk.array(walk.few(base.__iter__(value)), base.__len__(value), depth)
+        return walk.array(*walk.few(base.__iter__, value, base.__len__(value)), depth)
 
     return form
 
 
 def _tuple(walk: Walk, value: Any, depth: int) -> Any:
-    items = walk.few(_BUILT_IN.tuple.__iter__(value))
-    total = _BUILT_IN.tuple.__len__(value)
+    items, total = walk.few(_BUILT_IN.tuple.__iter__, value, _BUILT_IN.tuple.__len__(value))
     names = declared(class_of(value), "_fields")
     if class_of(names) is tuple and len(names) == total and all(class_of(n) is str for n in names):
         return walk.object(zip(names, items), total, depth)  # noqa: B905 - a walk may be short
@@ -94,9 +113,9 @@ def _tuple(walk: Walk, value: Any, depth: int) -> Any:
 
 def _set(walk: Walk, value: Any, depth: int) -> Any:
     own = _BUILT_IN.set if issubclass(class_of(value), set) else _BUILT_IN.frozenset
-    found = walk.array(walk.few(own.__iter__(value)), own.__len__(value), depth)
+    found = walk.array(*walk.few(own.__iter__, value, own.__len__(value)), depth)
     # the order of a set changes from process to process
-    return [orjson.Fragment(text) for text in sorted(map(orjson.dumps, found))]
+    return [orjson.Fragment(text) for text in sorted(map(compact, found))]
 
 
 def _chain_map(walk: Walk, value: Any, depth: int) -> Any:
@@ -105,7 +124,7 @@ def _chain_map(walk: Walk, value: Any, depth: int) -> Any:
     for part in maps if class_of(maps) is list else ():
         if not issubclass(class_of(part), dict):
             return walk.unknown(value, depth)
-        merged = walk.few(entries_of(part)) + merged
+        merged = walk.few(entries_of, part, _BUILT_IN.dict.__len__(part))[0] + merged
     found: dict[Any, Any] = {}
     for key, item in merged:
         found[key if class_of(key) is str else id(key)] = (key, item)
@@ -125,7 +144,7 @@ def _views(walk: Walk, value: Any, depth: int) -> Any:
     if (
         len(behind) == 1 and class_of(behind[0]) is dict
     ):  # an OrderedDict's view runs its own iterator
-        return walk.array(walk.few(iter(value)), len(behind[0]), depth)
+        return walk.array(*walk.few(iter, value, len(behind[0])), depth)
     return walk.unknown(value, depth)
 
 
@@ -257,10 +276,12 @@ def _by_its_own_text(walk: Walk, value: Any, depth: int) -> Any:
 
 def _numbers(walk: Walk, value: Any, depth: int) -> Any:
     array = sys.modules["array"].array
-    return walk.array(walk.few(array.__iter__(value)), array.__len__(value), depth)
+    return walk.array(*walk.few(array.__iter__, value, array.__len__(value)), depth)
 
 
 _BY_TYPE: dict[int, Form] = {}
+# By id, and weakly: a metaclass may answer for the hash of a class, and we keep none alive.
+_found: dict[int, tuple[weakref.ref[Any], Form | None]] = {}
 _empty: dict[str, str] = {}
 # Kept by name, so that nothing is imported for it; what claims a name is checked in `_is_at_home`.
 _BY_NAME: dict[str, Form] = {

@@ -8,7 +8,7 @@ descriptors that CPython itself made, so the answer is the memory of the object 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import islice
+from itertools import chain, islice
 from types import GetSetDescriptorType, MemberDescriptorType, WrapperDescriptorType
 from typing import Any, cast
 
@@ -35,6 +35,7 @@ SHOWN_ITEMS = 6  # items of a container in a repr
 SHOWN_LEVELS = 3  # containers inside containers in a repr
 DECIMAL_BITS = 2100  # no setting of `sys.set_int_max_str_digits` refuses an integer this short
 HEX_BITS = 20_000  # beyond it the head is kept: 1,000 hexadecimal digits
+TRIES = 3  # at reading a container that changes
 HAVE_GC = 1 << 14  # Py_TPFLAGS_HAVE_GC: instances may hold other objects
 
 _Get = Callable[[Any], Any]
@@ -52,12 +53,18 @@ _PLAIN_REPR = frozenset(map(id, (bool, float, complex, type(None), type(...))))
 _CONTAINERS = frozenset(map(id, (tuple, list, set, frozenset, dict)))
 
 
-def first(items: Any, most: int) -> list[Any]:
-    """Return a list of at most `most` of `items`, in one step of the interpreter.
+def first(read: Callable[[Any], Any], value: Any, most: int) -> list[Any]:
+    """Return a list of at most `most` of what `read(value)` gives.
 
-    No thread changes them meanwhile, and nothing is compared or hashed, as a `copy` may do.
+    The iterator is made and used up inside one call of `list`: no thread runs between the two,
+    and nothing is compared or hashed, as a copy of a dict or set may do.
     """
-    return list(islice(items, most))
+    for _ in range(TRIES):
+        try:
+            return list(islice(chain.from_iterable(map(read, (value,))), most))
+        except RuntimeError:  # changed all the same: by a finalizer, where collecting runs here
+            continue
+    return []
 
 
 def clean(text: str) -> str:
@@ -118,7 +125,7 @@ def attribute(value: Any, name: str) -> Any:
 def own(value: Any, most: int) -> list[tuple[str, Any]]:
     """Return the public attributes an instance itself holds, at most `most`: dict, then slots."""
     inside = _instance_dict(value)
-    pairs = [] if inside is None else first(entries_of(inside), most)
+    pairs = [] if inside is None else first(entries_of, inside, most)
     found: list[tuple[str, Any]] = [(name, item) for name, item in pairs if _is_public(name)]
     kind = class_of(value)
     for base in bases_of(kind):
@@ -187,7 +194,7 @@ def _shown(value: Any, levels: int) -> str:
 def _container(value: Any, kind: Any, levels: int) -> str:
     count = len(value)
     if kind is dict:
-        pairs = first(value.items(), SHOWN_ITEMS) if levels else []
+        pairs = first(entries_of, value, SHOWN_ITEMS) if levels else []
         texts = [f"{_shown(k, levels - 1)}: {_shown(v, levels - 1)}" for k, v in pairs]
         inner = ", ".join(texts + ["…"] * (count > len(texts)))
         return f"{{{inner}}}"
@@ -201,6 +208,6 @@ def _container(value: Any, kind: Any, levels: int) -> str:
 
 
 def _joined(items: Any, count: int, levels: int) -> str:
-    some = first(items, SHOWN_ITEMS) if levels else []
+    some = first(iter, items, SHOWN_ITEMS) if levels else []
     texts = [_shown(item, levels - 1) for item in some]
     return ", ".join(texts + ["…"] * (count > len(texts)))

@@ -11,6 +11,7 @@ from gc import is_tracked
 from math import isfinite
 from time import monotonic
 from typing import Any
+from uuid import UUID
 
 import orjson
 
@@ -24,6 +25,9 @@ MAX_NODES = 10_000  # values looked at one by one, about 10 ms of the caller's t
 MAX_SECONDS = 0.01  # of the caller's time; checked between two values, on the monotonic clock
 MAX_ATTRIBUTES = 20  # of an unknown object
 KEY_LENGTH = 1000  # characters of a key
+SMALL = 64  # bytes kept free for each member that comes behind a large one
+HEAD_SHARE = 32  # part of the bound that a text keeps when it alone is larger
+HEAD = 1000  # items of a container that has more than the walk may look at
 MANY = 16  # items from which one look at all their types costs less than a look at each
 
 # what the collector does not track and orjson would still look into: the zone of a datetime
@@ -57,6 +61,8 @@ def fits(container: Any, max_bytes: int, mixed: set[int]) -> bool:
                     return False
             elif kind is list and len(item) > MANY:
                 room = _weighed(item, room)
+            elif kind is dict:  # of numbers alone: the scan below would not see it
+                room -= 2 * len(item)
     return room >= 0 and _scanned(container, room, mixed, 0) >= 0
 
 
@@ -88,7 +94,7 @@ def _scanned(container: Any, room: int, mixed: set[int], depth: int) -> int:
             kind = class_of(item)
             if kind is dict or kind is list or kind is tuple:
                 room = _scanned(item, room, mixed, depth + 1)
-            else:
+            elif kind is not UUID:  # which orjson reads from its slot
                 room = -1
             if room < 0:
                 break
@@ -115,7 +121,7 @@ class Walk:
         self.cut = False
         self.max_bytes = max_bytes
         self._form_of = form_of
-        self._bytes = max_bytes
+        self._bytes = max_bytes - max_bytes // 16  # the rest is for what stands between values
         self._nodes = MAX_NODES
         self._until = monotonic() + MAX_SECONDS
         self._inside: set[int] = set()  # ids of the containers above: one met again is a cycle
@@ -159,16 +165,13 @@ class Walk:
         if id(value) not in self._mixed:
             try:
                 encoded = dumps(value) if fits(value, self._bytes, self._mixed) else b""
-            except (
-                TypeError,
-                RuntimeError,
-            ):  # a key that is no text, a surrogate; changed meanwhile
+            except (TypeError, RuntimeError):  # no text as key, a surrogate; or changed meanwhile
                 return None
             if not encoded:
                 return None
             if len(encoded) <= self._bytes:
                 self._bytes -= len(encoded)
-                return orjson.Fragment(encoded)
+                return orjson.Fragment(bytes(memoryview(encoded)))  # at its exact size
         return None
 
     def text(self, value: str) -> Any:
@@ -176,7 +179,7 @@ class Walk:
         length = str.__len__(value)
         if length > self._bytes:
             self.cut = True
-            kept = min(max(self._bytes, 0), self.max_bytes // 8)
+            kept = min(max(self._bytes, 0), self.max_bytes // HEAD_SHARE)
             head = str.__getitem__(value, slice(0, kept))
             self._bytes -= len(head)
             # no SHA-256: 100 MB of it would take 50 ms and more of the caller's time
@@ -189,11 +192,17 @@ class Walk:
         found: dict[str, Any] = {}
         again: dict[str, int] = {}
         for key, value in pairs:
-            if self._is_used_up():
-                break
-            name = self._key(key, depth)
+            over = found and self._is_used_up()  # the first is always looked at
+            if over and (len(found) >= MANY or not _is_small(value)):
+                continue  # the small ones behind a large one still have their place
+            if class_of(key) is str and str.isascii(key) and len(key) <= KEY_LENGTH:
+                name = key
+            else:
+                name = self._key(key, depth)
             self._bytes -= len(name)
-            found[_unused(name, key, found, again)] = self.plain(value, depth + 1)
+            if name in found:
+                name = _unused(name, key, found, again)
+            found[name] = self._member(value, total - len(found) - 1, depth)
         if len(found) < total:
             self.cut = True
             found[_unused(CUT, "", found, again)] = {"members": total, "kept": len(found)}
@@ -203,18 +212,24 @@ class Walk:
         """Return an array of `items`, copies the caller made; `total` is how many there were."""
         found: list[Any] = []
         for item in items:
-            if self._is_used_up():
+            if found and self._is_used_up():
                 break
             self._bytes -= 2
-            found.append(self.plain(item, depth + 1))
+            found.append(self._member(item, total - len(found) - 1, depth))
         if len(found) < total:
             self.cut = True
             found.append({CUT: {"items": total, "kept": len(found)}})
         return found
 
-    def few(self, items: Iterable[Any]) -> list[Any]:
-        """Return as many of `items` as the walk can look at, in one step of the interpreter."""
-        return first(items, max(self._nodes, 0) + 1)
+    def few(self, read: Callable[[Any], Any], value: Any, total: int) -> tuple[list[Any], int]:
+        """Return as many as can be shown of the `total` items `read(value)` gives, and how many.
+
+        Of what cannot be shown whole the first thousand are enough.
+        """
+        room = max(self._nodes, 0)
+        most = room if total <= room else min(HEAD, room)
+        items = first(read, value, most + 1)
+        return items[:most], max(total, len(items)) if len(items) > most else len(items)
 
     def unknown(self, value: Any, depth: int) -> dict[str, Any]:
         """Return type, repr and, one level deep, the public attributes of any object."""
@@ -228,6 +243,19 @@ class Walk:
                     found["attributes"] = self.object(few, len(pairs), depth)
                 finally:
                     self._bare = False
+        return found
+
+    def _member(self, value: Any, others: int, depth: int) -> Any:
+        """Return a member, and leave room for the `others` behind it, if they are small."""
+        if others == 0 or _is_small(value):
+            return self.plain(value, depth + 1)
+        kept_bytes = max(min(SMALL * others, self._bytes // 2), 0)
+        kept_nodes = max(min(others, self._nodes // 2), 0)
+        self._bytes -= kept_bytes
+        self._nodes -= kept_nodes
+        found = self.plain(value, depth + 1)
+        self._bytes += kept_bytes
+        self._nodes += kept_nodes
         return found
 
     def _key(self, key: Any, depth: int) -> str:
@@ -266,6 +294,11 @@ def floating(value: float) -> float | str:
     if value - value == 0.0:
         return value
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"  # noqa: PLR0124
+
+
+def _is_small(value: Any) -> bool:
+    kind = class_of(value)
+    return value is None or kind is int or kind is bool or (kind is str and len(value) <= SMALL)
 
 
 def _unused(name: str, key: Any, found: dict[str, Any], again: dict[str, int]) -> str:
