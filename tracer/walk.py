@@ -25,7 +25,7 @@ MAX_NODES = 10_000  # values looked at one by one, about 10 ms of the caller's t
 MAX_SECONDS = 0.01  # of the caller's time; checked between two values, on the monotonic clock
 MAX_ATTRIBUTES = 20  # of an unknown object
 KEY_LENGTH = 1000  # characters of a key
-SMALL = 64  # bytes kept free for each member that comes behind a large one
+SMALL = 64  # characters of a text that has its place behind a value too large
 HEAD_SHARE = 32  # part of the bound that a text keeps when it alone is larger
 HEAD = 1000  # items of a container that has more than the walk may look at
 MANY = 16  # items from which one look at all their types costs less than a look at each
@@ -202,7 +202,7 @@ class Walk:
             self._bytes -= len(name)
             if name in found:
                 name = _unused(name, key, found, again)
-            found[name] = self._member(value, total - len(found) - 1, depth)
+            found[name] = self.plain(value, depth + 1)
         if len(found) < total:
             self.cut = True
             found[_unused(CUT, "", found, again)] = {"members": total, "kept": len(found)}
@@ -215,7 +215,7 @@ class Walk:
             if found and self._is_used_up():
                 break
             self._bytes -= 2
-            found.append(self._member(item, total - len(found) - 1, depth))
+            found.append(self.plain(item, depth + 1))
         if len(found) < total:
             self.cut = True
             found.append({CUT: {"items": total, "kept": len(found)}})
@@ -231,6 +231,10 @@ class Walk:
         items = first(read, value, most + 1)
         return items[:most], max(total, len(items)) if len(items) > most else len(items)
 
+    def grant(self, seconds: float) -> None:
+        """Leave time out of account that a library took to describe a value of its own."""
+        self._until += seconds
+
     def unknown(self, value: Any, depth: int) -> dict[str, Any]:
         """Return type, repr and, one level deep, the public attributes of any object."""
         found: dict[str, Any] = {"__type__": name_of(class_of(value)), "repr": shown(value)}
@@ -243,19 +247,6 @@ class Walk:
                     found["attributes"] = self.object(few, len(pairs), depth)
                 finally:
                     self._bare = False
-        return found
-
-    def _member(self, value: Any, others: int, depth: int) -> Any:
-        """Return a member, and leave room for the `others` behind it, if they are small."""
-        if others == 0 or _is_small(value):
-            return self.plain(value, depth + 1)
-        kept_bytes = max(min(SMALL * others, self._bytes // 2), 0)
-        kept_nodes = max(min(others, self._nodes // 2), 0)
-        self._bytes -= kept_bytes
-        self._nodes -= kept_nodes
-        found = self.plain(value, depth + 1)
-        self._bytes += kept_bytes
-        self._nodes += kept_nodes
         return found
 
     def _key(self, key: Any, depth: int) -> str:

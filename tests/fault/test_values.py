@@ -53,6 +53,15 @@ def seconds(call: Callable[[], object]) -> float:
     return best
 
 
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the clock of the walk: a busy machine must not cut what a test looks at."""
+    monkeypatch.setattr("tracer.walk.monotonic", lambda: 0.0)
+
+
+pytestmark = pytest.mark.usefixtures("unhurried")
+
+
 def test_f83_cycles_and_ten_thousand_levels_end_at_a_marker() -> None:
     deep: Any = "bottom"
     for _ in range(10_000):
@@ -598,6 +607,25 @@ def test_f91_a_table_shows_its_shape_columns_and_first_rows() -> None:
     assert series == {"shape": [2], "name": "s", "dtype": "float64", "head": [1.5, 2.5]}
 
 
+def test_f91_the_time_a_library_takes_for_its_own_cuts_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+
+    def looked() -> float:
+        before = now[0]
+        now[0] = 5.0  # the library takes it, between the first look and the second
+        return now[0] if before else 0.0
+
+    monkeypatch.setattr("tracer.walk.monotonic", lambda: now[0])
+    monkeypatch.setattr("tracer.libraries.monotonic", looked)
+    table = pandas.DataFrame({"a": [Same()] * 3, "b": [1] * 3})
+    found = decoded({"table": table})["table"]
+    assert now[0] == 5.0
+    assert len(found["rows"]) == 3
+    assert all(len(row) == 2 for row in found["rows"])
+
+
 def test_f91_tensors_and_images_are_known_by_their_module_and_never_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -654,15 +682,36 @@ def test_f91_a_serializer_of_the_program_records_nothing() -> None:
 
 
 def test_f91_a_model_far_too_large_is_cut_before_its_serializer_sees_it() -> None:
+    seen = []
+
     class Big(pydantic.BaseModel):
         text: str
         k: int = 5
+
+        @pydantic.field_serializer("k")
+        def see(self, k: int) -> int:
+            seen.append(k)
+            return k
 
     encoder = Encoder()
     found = json.loads(encoder.object(Big(text="x" * 10_000_000)))
     assert found["text"]["__cut__"] == {"characters": 10_000_000}
     assert found["k"] == 5
     assert encoder.truncated == 1
+    assert seen == []
+    encoder.object(Big(text="x"))
+    assert seen == [5]
+
+
+def test_f91_what_a_subclass_of_an_array_overrides_is_not_run() -> None:
+    class Odd(numpy.ndarray[Any, Any]):
+        tolist = astype = item = hostile("array")
+        shape = size = dtype = property(hostile("array"))
+
+    value = numpy.zeros(3).view(Odd)
+    CALLED.clear()
+    assert decoded({"a": value}) == {"a": [0.0, 0.0, 0.0]}
+    assert CALLED == []
 
 
 def interrupting(error: type[BaseException]) -> Iterator[Any]:

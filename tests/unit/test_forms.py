@@ -35,6 +35,12 @@ from tracer.encode import encode
 HERE = __name__
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the clock of the walk: a busy machine must not cut what a test looks at."""
+    monkeypatch.setattr("tracer.walk.monotonic", lambda: 0.0)
+
+
 class Pair(NamedTuple):
     left: int
     right: Any
