@@ -13,8 +13,7 @@ import collections
 import sys
 import types
 import weakref
-from base64 import b64encode
-from dataclasses import Field
+from binascii import b2a_base64
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from enum import EnumMeta
 from gc import get_referents
@@ -157,7 +156,8 @@ def _dataclass(walk: Walk, value: Any, depth: int) -> Any:
     declared_fields = declared(class_of(value), "__dataclass_fields__")
     pairs: list[tuple[str, Any]] = []
     for name, field in entries_of(declared_fields):
-        if class_of(field) is Field and field.repr and class_of(name) is str and name[:1] != "_":
+        shows = attribute(field, "repr") is True  # `repr=False` is how a field is kept private
+        if shows and class_of(name) is str and name[:1] != "_":
             found = attribute(value, name)
             if found is not MISSING:  # not set, an InitVar, a ClassVar
                 pairs.append((name, found))
@@ -191,7 +191,7 @@ def _content(value: Any, size: int, kept: bytes) -> dict[str, Any]:
     try:
         return {**found, "text": kept.decode()}
     except UnicodeDecodeError:
-        return {**found, "base64": b64encode(kept).decode()}
+        return {**found, "base64": b2a_base64(kept, newline=False).decode()}
 
 
 def _datetime(walk: Walk, value: Any, depth: int) -> Any:
