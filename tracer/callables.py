@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ def binder(
     dropped = {first} if first is not None and (bound or first in ("self", "cls")) else set[str]()
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if strict and not open_ended:
-        _check_names(capture, signature.parameters.keys() - dropped, func)
+        _check_names(capture, [n for n in signature.parameters if n not in dropped], func)
     if capture.only is not None and not open_ended:
         dropped |= signature.parameters.keys() - capture.only
     dropped |= capture.ignore
@@ -122,7 +122,7 @@ def _bind_unnamed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, An
     return {"args": args, **kwargs} if args else dict(kwargs)
 
 
-def _check_names(capture: Capture, known: Iterable[str], func: Callable[..., Any]) -> None:
+def _check_names(capture: Capture, known: list[str], func: Callable[..., Any]) -> None:
     wrong = ((capture.only or frozenset()) | capture.ignore) - set(known)
     if wrong:
         name = getattr(func, "__qualname__", repr(func))

@@ -28,6 +28,8 @@ __all__ = ["FollowedCoroutine", "TracedCallable", "TracedFunction"]
 class TracedCallable(_Proxy):
     """An object whose calls go to `call`; everything else is the object's own."""
 
+    is_tracers = True  # on the class: no object it stands for is asked
+
     def __init__(self, wrapped: Any, call: Callable[..., Any]) -> None:
         super().__init__(wrapped)
         self._self_call = call
@@ -87,11 +89,17 @@ class FollowedCoroutine(_Proxy):
 
     def send(self, value: Any) -> Any:
         """Run to the next await."""
-        return self._self_step(self.__wrapped__.send, value)
+        try:
+            return self._self_step(self.__wrapped__.send, value)
+        finally:
+            del value  # the traceback of what is raised holds this frame: it must not keep it alive
 
     def throw(self, *error: Any) -> Any:
         """Raise inside, and run to the next await."""
-        return self._self_step(self.__wrapped__.throw, *error)
+        try:
+            return self._self_step(self.__wrapped__.throw, *error)
+        finally:
+            del error  # the same: an exception that holds itself lives until garbage is collected
 
     def close(self) -> None:
         """Close it, and end the link."""
@@ -113,9 +121,11 @@ class FollowedCoroutine(_Proxy):
             link.end(stop.value)
             raise
         except BaseException as error:
-            link.end(error=error)
+            if self.__wrapped__.cr_frame is None:  # else the step was refused: it goes on
+                link.end(error=error)
             raise
         finally:
+            del given
             self._self_inside = CURRENT.get()
             CURRENT.set(before)
 

@@ -170,8 +170,11 @@ class Recorder:
                 merge(fields, {"metadata": span.noted}, self.encoder)
             self._write_event(span, span.start_ms, duration)
         except RecursionError:  # there is no room for a call, not even to the guard
+            span.ended = True
             self.guard.count += 1
         except Exception as failure:  # noqa: BLE001 - ours, not the user's: the guard logs it once
+            span.ended = True
+            restore(span)  # whatever failed may have come before that
             self.guard.caught("the end of a span", failure)
 
     def _take_outputs(self, span: Span, outputs: Any) -> None:

@@ -66,33 +66,39 @@ class Stream:
     def begin(self) -> None:
         """Start the clock: the first step is about to run."""
         self._running = True
-        if isinstance(self._link, Span):
-            self._link.restart()
+        link = self._link
+        if isinstance(link, Span):
+            with link.owner.guard.during("the beginning of a stream"):
+                link.restart()
 
     def keep_result_alone(self) -> None:
         """Take what is yielded for something between the generator and the event loop."""
         self._awaited, self._first, self._room = True, False, 0
 
     def take(self, item: Any) -> None:
-        """Keep what a step yields, as it is now."""
+        """Keep what a step yields, as it is now; never raises because of it."""
         kind = cast(Any, type(item))
-        if self._first and item is not None and (kind not in _SIZED or item):
-            self._first = False
-            cast(Span, self._link).first_token()
-        if self._room <= 0:
+        try:
+            if self._first and item is not None and (kind not in _SIZED or item):
+                self._first = False
+                cast(Span, self._link).first_token()
+            if self._room <= 0:
+                self._beyond += 1
+                return
+            if kind is str:
+                self._room -= len(item)  # pyright: ignore[reportArgumentType] - `kind` says so
+            elif kind in _FIXED or self._keeps_raw:
+                self._room -= _FIXED_SIZE
+            else:
+                # with its comma behind: a copy, since what orjson returns holds on to 4 KB
+                item = encode(item) + b","
+                self._room -= len(item)
+            self._items.append(item)
+            if len(self._items) == MAX_ITEMS:
+                self._room = 0
+        except Exception as error:  # noqa: BLE001 - ours, not the user's: the guard logs it once
             self._beyond += 1
-            return
-        if kind is str:
-            self._room -= len(item)  # pyright: ignore[reportArgumentType] - `kind` says so
-        elif kind in _FIXED or self._keeps_raw:
-            self._room -= _FIXED_SIZE
-        else:
-            # with its comma behind: a copy, since what orjson returns holds on to 4 KB
-            item = encode(item) + b","
-            self._room -= len(item)
-        self._items.append(item)
-        if len(self._items) == MAX_ITEMS:
-            self._room = 0
+            self._link.owner.guard.caught("a yielded item", error)
 
     def complete(self, result: Any = None, *, closed: bool = False) -> None:
         """End: the generator returned `result`, by itself or because it was closed."""
@@ -116,13 +122,15 @@ class Stream:
         if isinstance(link, Session) or self._awaited:
             link.end(result if completed else NOTHING, error)
             return
+        outputs: Any = NOTHING
         with link.owner.guard.during("the end of a stream"):
             kept = len(self._items)
             noted: dict[str, Any] = {"completed": completed, "items": kept + self._beyond}
             if self._beyond:
                 noted["kept"] = kept
             link.note(stream=noted)
-        link.end(self._outputs(result, link), error)
+            outputs = self._outputs(result, link)
+        link.end(outputs, error)
 
     def _outputs(self, result: Any, link: Span) -> Any:
         items, self._items = self._items, []
@@ -130,18 +138,13 @@ class Stream:
         if self._reduce is not None:
             with link.owner.guard.during("reduce"):
                 joined = quietly(self._reduce, items)
-                if cast(Any, type(joined)) is dict:
-                    return joined
         elif items and all(type(item) is str for item in items):
             joined = "".join(items)
         elif not self._keeps_raw:
             encoded = [item if type(item) is bytes else encode(item) + b"," for item in items]
             returned = b"" if result is None else b',"return":' + encode(result)
             return Encoded(b'{"result":[%b]%b}' % (b"".join(encoded)[:-1], returned))
-        found: dict[str, Any] = {"result": joined}
-        if result is not None:
-            found["return"] = result
-        return found
+        return joined if result is None else {"result": joined, "return": result}
 
     def __del__(self) -> None:
         # an async generator that is dropped when its loop is closed runs no line any more
@@ -153,7 +156,9 @@ def follow(gen: GeneratorType[Any, Any, Any], stream: Stream) -> Generator[Any, 
     step: Callable[[Any], Any] = gen.send
     value: Any = None
     closing = False
-    box: list[Any] = []  # a local would keep what was yielded alive until the next step
+    # a local would keep what is yielded alive until the next step, and what is returned as long
+    # as somebody keeps a traceback
+    box: list[Any] = []
     stream.begin()
     while True:
         before = CURRENT.get()
@@ -161,7 +166,7 @@ def follow(gen: GeneratorType[Any, Any, Any], stream: Stream) -> Generator[Any, 
         try:
             box.append(step(value))
         except StopIteration as stop:
-            result = stop.value
+            box.append(stop.value)
             break
         except BaseException as error:
             stream.fail(error)
@@ -181,8 +186,8 @@ def follow(gen: GeneratorType[Any, Any, Any], stream: Stream) -> Generator[Any, 
                 stream.fail(thrown)
                 raise
             value, step, closing = thrown, gen.throw, isinstance(thrown, GeneratorExit)
-    stream.complete(result, closed=closing)
-    return result
+    stream.complete(box[0], closed=closing)
+    return box.pop()
 
 
 # `types.coroutine` marks the function that it is given, so it gets a copy
@@ -270,18 +275,29 @@ def _leave(_: AsyncGenerator[Any, Any]) -> None:
 
 def follow_future(future: Any, link: Span | Session) -> None:
     """End `link` when a future that a function returned is done; the future stays the same."""
+    future.add_done_callback(_Done(link))
 
-    def done(future: Any) -> None:
+
+class _Done:
+    """What a future calls when it is done; one that nobody settles lets go of it undone."""
+
+    __slots__ = ("_link",)
+
+    def __init__(self, link: Span | Session) -> None:
+        self._link = link
+
+    def __call__(self, future: Any) -> None:
+        from asyncio import CancelledError  # here: whoever made the future has loaded it
+
         if future.cancelled():
-            link.end(error=CancelledError())
+            self._link.end(error=CancelledError())
             return
         # not `exception()`: it would count as somebody having looked, and silence the loop
         error = getattr(future, "_exception", None)
         if error is None:
-            link.end(future.result())
+            self._link.end(future.result())
         else:
-            link.end(error=error)
+            self._link.end(error=error)
 
-    from asyncio import CancelledError  # here: whoever made the future has loaded it
-
-    future.add_done_callback(done)
+    def __del__(self) -> None:
+        self._link.end()

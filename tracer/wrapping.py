@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
 from typing import Any, cast
 
-from tracer.context import restore
+from tracer.context import CURRENT, restore
 from tracer.recorder import RecorderSource
 from tracer.spans import Session, Span
 from tracer.streams import Reduce, Stream, follow_async, follow_future, follow_generator
@@ -86,15 +86,18 @@ def _wrap_methods(owner: type, prepare: Prepare, name: str | None) -> type:
     return owner
 
 
-def _is_ours(func: FunctionType) -> bool:
-    return func.__code__.co_filename == __file__
+def _is_ours(func: Any) -> bool:
+    return _is_proxy(func) or func.__code__.co_filename == __file__
+
+
+def _is_proxy(func: Any) -> bool:
+    kind = cast(Any, type(func))
+    return getattr(kind, "is_tracers", False) is True
 
 
 def _wrap_one(func: Any, prepare: Prepare, name: str | None, *, bound: bool = False) -> Any:
     opening = prepare(func, name or name_of(func), bound)
-    target = (
-        func if _tells_its_kind(func) else inspect.getattr_static(cast(Any, type(func)), "__call__")
-    )
+    target = _target_of(func)
     if inspect.isgeneratorfunction(target):
         call = _starts_stream(func, opening, follow_generator)
     elif inspect.isasyncgenfunction(target):
@@ -103,6 +106,7 @@ def _wrap_one(func: Any, prepare: Prepare, name: str | None, *, bound: bool = Fa
         call = _awaits(func, opening)
         if isinstance(func, FunctionType):
             return call
+        _name_coroutines(call, target)
     else:
         call = _calls(func, opening)
         if isinstance(func, FunctionType):
@@ -114,9 +118,21 @@ def _wrap_one(func: Any, prepare: Prepare, name: str | None, *, bound: bool = Fa
     return kind(func, call)
 
 
-def _tells_its_kind(func: Any) -> bool:
-    """Tell whether `inspect` knows what a call gives; of other objects, their class knows."""
-    return isinstance(func, (FunctionType, BuiltinFunctionType, MethodType, functools.partial))
+def _target_of(func: Any) -> Any:
+    """Return what `inspect` must ask to tell what a call gives: of an object, its class knows."""
+    while _is_proxy(func):
+        func = func.__wrapped__
+    if isinstance(func, (FunctionType, BuiltinFunctionType, MethodType, functools.partial)):
+        return cast(Any, func)
+    return inspect.getattr_static(cast(Any, type(func)), "__call__")
+
+
+def _name_coroutines(call: Any, target: Any) -> None:
+    """Let coroutines be called what they always were: a coroutine is named by its function."""
+    while isinstance(target, functools.partial):
+        target = target.func
+    for attribute in ("__name__", "__qualname__"):
+        setattr(call, attribute, getattr(target, attribute, getattr(call, attribute)))
 
 
 def _calls(func: Callable[..., Any], opening: Opening) -> Callable[..., Any]:
@@ -148,6 +164,7 @@ def _calls(func: Callable[..., Any], opening: Opening) -> Callable[..., Any]:
         finally:
             if not stays_open:
                 link.ended = True  # also when an interrupt comes before `end` gets so far
+            result = None  # a traceback somebody keeps holds this frame: not the result with it
 
     return traced
 
@@ -191,6 +208,7 @@ def _awaits(func: Callable[..., Any], opening: Opening) -> Callable[..., Any]:
             return result
         finally:
             link.ended = True  # also when an interrupt comes before `end` gets so far
+            result = None  # a traceback somebody keeps holds this frame: not the result with it
 
     return traced_async
 
@@ -203,13 +221,18 @@ def _starts_stream(
     open_link = opening.detached
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        gen = func(*args, **kwargs)
         try:
             link = open_link(args, kwargs)
         except RecursionError:
-            return gen
+            link = None
         if link is None:
-            return gen
+            return func(*args, **kwargs)
+        before = CURRENT.get()
+        CURRENT.set(link)  # `func` may be decorated itself, and look for its parent now
+        try:
+            gen = func(*args, **kwargs)  # runs nothing of it; wrong arguments are refused
+        finally:
+            CURRENT.set(before)
         outer = following(gen, Stream(link, opening.reduce))
         outer.__name__, outer.__qualname__ = gen.__name__, gen.__qualname__
         return outer

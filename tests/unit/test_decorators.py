@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -1007,3 +1008,150 @@ def test_a_traced_repr_that_our_encoding_calls_is_no_event(tracer: Tracer) -> No
 
     tracer.chain(lambda x: x)(Shown())
     assert len(events(tracer)) == 1
+
+
+def test_what_is_ours_already_is_not_wrapped_again_by_its_class(tracer: Tracer) -> None:
+    @tracer.chain
+    class Service:
+        @tracer.tool
+        def stream(self) -> Iterator[int]:
+            yield 1
+
+        @tracer.tool
+        def plain(self) -> int:
+            return 1
+
+    assert list(Service().stream()) == [Service().plain()]
+    assert sorted(e["event_name"] for e in events(tracer)) == ["plain", "stream"]
+
+
+def test_a_generator_decorated_twice_stays_a_generator_function(tracer: Tracer) -> None:
+    def stream() -> Iterator[int]:
+        yield 1
+
+    twice = tracer.chain(tracer.tool("inner")(stream))
+    assert inspect.isgeneratorfunction(twice)
+    assert list(twice()) == [1]
+    found = by_name(tracer)
+    assert found["inner"]["parent_id"] == found["stream"]["event_id"]
+
+
+def test_a_coroutine_of_a_decorated_partial_keeps_the_name_of_its_function(
+    tracer: Tracer,
+) -> None:
+    coroutine: Any = tracer.chain(functools.partial(plain_async, "o"))()
+    assert coroutine.__qualname__ == "plain_async"
+    coroutine.close()
+
+
+def test_a_traceback_that_is_kept_does_not_keep_the_result(tracer: Tracer) -> None:
+    class Result:
+        pass
+
+    @tracer.tool
+    def works() -> Result:
+        return Result()
+
+    seen = weakref.ref(works())
+    assert seen() is None
+
+
+# -- what is captured --------------------------------------------------------------------------
+
+
+def inputs_of(tracer: Tracer, func: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    tracer.tool(**options)(func)(*args)
+    return events(tracer)[-1]["inputs"]
+
+
+def test_only_and_ignore_choose_arguments_by_name(tracer: Tracer) -> None:
+    def func(db: object, order: str, k: int = 5) -> None: ...
+
+    def wide(db: object, *rest: int, **more: int) -> None: ...
+
+    assert inputs_of(tracer, func, 1, "a", ignore=["db"]) == {"order": "a", "k": 5}
+    assert inputs_of(tracer, func, 1, "a", only=["order"]) == {"order": "a"}
+    assert inputs_of(tracer, func, 1, "a", only=["order", "k"], ignore=["k"]) == {"order": "a"}
+    assert inputs_of(tracer, wide, 1, 2, ignore=["db"]) == {"rest": [2], "more": {}}
+    tracer.tool(only=["a"])(wide)(1, 2, a=3, b=4)
+    assert events(tracer)[-1]["inputs"] == {"more": {"a": 3}}
+    tracer.tool(ignore=["a"])(wide)(1, 2, a=3, b=4)
+    assert events(tracer)[-1]["inputs"] == {"db": 1, "rest": [2], "more": {"b": 4}}
+
+
+def test_capture_can_be_switched_off_for_one_function(tracer: Tracer) -> None:
+    tracer.tool(capture_inputs=False, capture_outputs=False)(lambda x: x)(1)
+    event = only(tracer)
+    assert event["inputs"] == {}
+    assert "outputs" not in event
+
+
+def test_the_program_makes_what_is_recorded(tracer: Tracer) -> None:
+    @tracer.tool(
+        process_inputs=lambda inputs: {"length": len(inputs["text"])},
+        process_outputs=lambda result: result.upper(),
+    )
+    def func(text: str) -> str:
+        return text * 2
+
+    assert func("ab") == "abab"
+    event = only(tracer)
+    assert event["inputs"] == {"length": 2}
+    assert event["outputs"] == {"result": "ABAB"}
+
+    @tracer.tool(process_outputs=len)
+    def stream() -> Iterator[dict[str, int]]:
+        yield {"a": 1}
+        yield {"b": 2}
+
+    assert len(list(stream())) == 2
+    assert events(tracer)[-1]["outputs"] == {"result": 2}
+
+
+def test_what_a_process_function_raises_is_named_instead_of_the_value(tracer: Tracer) -> None:
+    def fails(value: object) -> object:
+        raise KeyError("s3cret")
+
+    assert tracer.tool(process_inputs=fails, process_outputs=fails)(lambda x: x)("s3cret")
+    event = only(tracer)
+    assert "s3cret" not in str(event)
+    assert event["inputs"]["repr"] == "process_inputs raised KeyError"
+    assert event["outputs"]["repr"] == "process_outputs raised KeyError"
+
+
+def test_what_a_process_function_calls_is_no_event(tracer: Tracer) -> None:
+    inner = tracer.tool("inner")(lambda: 1)
+    tracer.tool("outer", process_inputs=lambda _: {"n": inner()})(lambda: None)()
+    assert [e["event_name"] for e in events(tracer)] == ["outer"]
+    assert only(tracer)["inputs"] == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only": ["nothing"]}, "takes no argument nothing; it takes order, count, rest"),
+        ({"ignore": "order"}, "ignore: a list of names of arguments, not 'order'"),
+        ({"capture_inputs": 1}, "capture_inputs: True or False, not 1"),
+        ({"process_inputs": 1}, "process_inputs: a function, not 1"),
+        ({"inputs": {}}, "a decorator takes name, config, metadata and capture_inputs"),
+    ],
+)
+def test_a_wrong_capture_is_refused_where_it_is_written(
+    tracer: Tracer, options: dict[str, Any], message: str
+) -> None:
+    def func(order: str, count: int, *rest: int) -> None: ...
+
+    with pytest.raises(TypeError, match=message):
+        tracer.tool(**options)(func)
+
+
+def test_a_block_refuses_what_is_for_decorators(tracer: Tracer) -> None:
+    with pytest.raises(TypeError, match="ignore: for decorators alone"), tracer.tool(ignore=["a"]):
+        pass
+
+
+def test_a_decorator_may_record_into_another_tracer(tracer: Tracer, tmp_path: Path) -> None:
+    with local_tracer(tmp_path / "other") as other:
+        tracer.tool(tracer=other)(lambda: None)()
+        assert events(tracer) == []
+        assert len(events(other)) == 1

@@ -549,3 +549,68 @@ def test_a_coroutine_handed_out_is_awaited_once_at_a_time(tracer: Tracer) -> Non
     asyncio.run(main(waits()))
     asyncio.run(main(tracer.chain(lambda: waits())()))
     assert only(tracer)["error"] == "CancelledError"
+
+
+def test_a_refused_step_does_not_end_a_coroutine_that_was_handed_out(tracer: Tracer) -> None:
+    async def later() -> str:
+        assert tracer.current_span() is not None
+        return "done"
+
+    @tracer.chain
+    def hands_out() -> Any:
+        return later()
+
+    pending = hands_out()
+    with pytest.raises(TypeError, match="can't send non-None value to a just-started coroutine"):
+        pending.send(1)
+    assert events(tracer) == []
+    with pytest.raises(StopIteration):
+        pending.send(None)
+    event = only(tracer)
+    assert event["outputs"] == {"result": "done"}
+    assert "error" not in event
+
+
+def test_a_yielded_item_that_ours_fails_on_costs_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> bytes:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("tracer.streams.encode", fails)
+    with local_tracer(tmp_path) as tracer:
+        made = object()
+        assert list(tracer.chain(lambda: (yield made))()) == [made]
+        assert stream_of(only(tracer)) == {"completed": True, "items": 1, "kept": 0}
+        assert tracer.stats().failures == 1
+
+
+def test_the_end_of_a_stream_that_ours_fails_in_still_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> bytes:
+        raise RuntimeError("ours")
+
+    with local_tracer(tmp_path) as tracer:
+
+        @tracer.chain
+        def numbers() -> Iterator[int]:
+            yield 1
+            monkeypatch.setattr("tracer.streams.encode", fails)
+
+        assert list(numbers()) == [1]
+        assert stream_of(only(tracer))["completed"] is True
+        assert tracer.stats().failures == 1
+
+
+def test_a_future_that_nobody_settles_is_an_event_when_it_is_dropped(tracer: Tracer) -> None:
+    @tracer.chain
+    def promises() -> Any:
+        return asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        promises()
+        gc.collect()
+
+    asyncio.run(main())
+    assert only(tracer)["event_name"] == "promises"
