@@ -7,7 +7,7 @@ from contextlib import suppress as no_more
 from types import TracebackType
 from typing import Any
 
-from tracer.context import CURRENT, Foreign, Link, Suppression, innermost, nearest, restore
+from tracer.context import CURRENT, Block, Foreign, Link, Suppression, innermost, nearest, restore
 from tracer.event import Shape
 from tracer.recorder import Recorder
 from tracer.spans import INERT_SESSION, Session, Span
@@ -66,7 +66,7 @@ def extract(recorder: Recorder | None, carrier: Any) -> Extracted:
     return Extracted(recorder, carrier)
 
 
-class Extracted:
+class Extracted(Block[Session]):
     """A block below a span of another process; `with` and `async with` give the session."""
 
     __slots__ = ("_carrier", "_open", "_recorder")
@@ -99,17 +99,6 @@ class Extracted:
         if link is not INERT_SESSION:
             link.ended = True
             restore(link)
-
-    async def __aenter__(self) -> Session:
-        return self.__enter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, traceback)
 
 
 class Arrival:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TypeVar
+from types import TracebackType
+from typing import Generic, TypeVar
 
 __all__ = [
     "CURRENT",
+    "Block",
     "Foreign",
     "Link",
     "Suppress",
@@ -27,6 +29,7 @@ __all__ = [
 L = TypeVar("L", bound="Link")
 V = TypeVar("V")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Link:
@@ -60,6 +63,36 @@ class Foreign(Link):
     def seen_by(self, owner: object) -> Link | None:
         """Return what it is to `owner`; None: nothing."""
         raise NotImplementedError
+
+
+class Block(Generic[T]):
+    """A `with` block that opens a link; `async with` does the same, since neither waits."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> T:
+        """Open it."""
+        raise NotImplementedError
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End it; what was raised inside goes on."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> T:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
 
 
 CURRENT: ContextVar[Link | None] = ContextVar("tracer_current", default=None)

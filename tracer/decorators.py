@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from tracer.callables import Bind, Capture, binder, check_fields
-from tracer.context import innermost
+from tracer.context import Block, innermost
 from tracer.event import Shape, shape_of
 from tracer.recorder import RecorderSource
 from tracer.spans import INERT_SPAN, Span
@@ -104,16 +104,18 @@ class SpanFactory:
         chosen = self._event_type or event_type or "chain"
         if chosen not in SPAN_TYPES:
             raise TypeError(f"event_type must be {', '.join(SPAN_TYPES)}, not {chosen!r}")
-        check_fields(options, SPAN_FIELDS | CAPTURE_OPTIONS)
+        fits_a_block = options.keys() <= SPAN_FIELDS
+        if not fits_a_block:
+            check_fields(options, SPAN_FIELDS | CAPTURE_OPTIONS)
         if name is None or isinstance(name, str):
-            return SpanContext(self.source, chosen, name, options)
+            return SpanContext(self.source, chosen, name, options, fits_a_block=fits_a_block)
         return SpanContext(self.source, chosen, None, options)(name)
 
 
-class SpanContext:
+class SpanContext(Block[Span]):
     """A span to open: `with` and `async with` open one, calling it decorates a callable."""
 
-    __slots__ = ("_event_type", "_name", "_open", "_options", "_source")
+    __slots__ = ("_event_type", "_fits_a_block", "_name", "_open", "_options", "_source")
 
     def __init__(
         self,
@@ -121,7 +123,10 @@ class SpanContext:
         event_type: str,
         name: str | None,
         options: Mapping[str, Any],
+        *,
+        fits_a_block: bool = True,
     ) -> None:
+        self._fits_a_block = fits_a_block
         self._source = source
         self._event_type = event_type
         self._name = name
@@ -159,7 +164,7 @@ class SpanContext:
         recorder = source.recorder
         if recorder is None and source.pending:
             recorder = source.start()
-        if not self._options.keys() <= SPAN_FIELDS:
+        if not self._fits_a_block:
             wrong = ", ".join(sorted(self._options.keys() - SPAN_FIELDS))
             raise TypeError(f"{wrong}: for decorators alone; a block keeps what it is given")
         span = None
@@ -186,17 +191,6 @@ class SpanContext:
                 span.owner.end(span, error=error)
             finally:
                 span.ended = True
-
-    async def __aenter__(self) -> Span:
-        return self.__enter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, traceback)
 
 
 def _opening(source: RecorderSource, shape: Shape, bind: Bind, reduce: Reduce | None) -> Opening:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, overload
 
 from tracer.callables import check_fields
-from tracer.context import innermost
+from tracer.context import Block, innermost
 from tracer.recorder import RecorderSource
 from tracer.spans import INERT_SESSION, Session
 from tracer.wrapping import Opening, wrap
@@ -66,7 +66,7 @@ class SessionFactory:
         return SessionContext(self._source, None, session_id, fields)(name)
 
 
-class SessionContext:
+class SessionContext(Block[Session]):
     """A session to open: `with` and `async with` open one, calling it decorates a function."""
 
     __slots__ = ("_fields", "_name", "_open", "_session_id", "_source")
@@ -119,17 +119,6 @@ class SessionContext:
                 session.owner.close_session(session, error)
             finally:
                 session.ended = True
-
-    async def __aenter__(self) -> Session:
-        return self.__enter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, traceback)
 
 
 def _open(

@@ -1,14 +1,24 @@
-"""What a tracer may be given instead of the world: where its frames go, its clock, its ids."""
+"""What is around a tracer: made as its configuration says, or given instead of the world."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tracer.buffer import Buffer
 from tracer.clock import Clock, IdSource
+from tracer.config import Config
+from tracer.errors import SpoolError
+from tracer.memory import PrivateMemory, SegmentSource
+from tracer.spool import Spool
 
-__all__ = ["Outlet", "Surroundings"]
+if TYPE_CHECKING:
+    from tracer.redact import Redactor
+
+__all__ = ["Outlet", "Surroundings", "redactor_of", "segment_source"]
+
+log = logging.getLogger("tracer")
 
 
 class Outlet(Protocol):
@@ -30,3 +40,28 @@ class Surroundings:
     outlet: Outlet
     clock: Clock | None = None
     ids: IdSource | None = None
+
+
+def redactor_of(config: Config) -> Redactor | None:
+    """Return what masks secrets. Raises: ConfigError: a pattern or a name is none."""
+    if config.disable_tracing or config.redact is False:
+        return None
+    from tracer.redact import Redactor  # compiles its rules for 20 ms: paid here, not by the import
+
+    hook = config.redact if callable(config.redact) else None
+    return Redactor(config.redact_keys, config.redact_patterns, hook)
+
+
+def segment_source(config: Config) -> tuple[SegmentSource, str]:
+    """Return where segments come from, and the mode with its reason."""
+    if config.disable_tracing:
+        return PrivateMemory(config.max_queue_bytes), "M: tracing is off"
+    if config.durable:
+        try:
+            return Spool(
+                config.spool_path, config.destination
+            ), f"D: journal in {config.spool_path}"
+        except SpoolError as error:
+            log.warning("%s: events wait in memory and die with the process", error)
+            return PrivateMemory(config.max_queue_bytes), f"M: {error}"
+    return PrivateMemory(config.max_queue_bytes), "M: durable is off"

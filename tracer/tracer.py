@@ -21,17 +21,15 @@ from tracer.config import Config
 from tracer.context import Suppress, Suppression, nearest
 from tracer.decorators import SPAN_FIELDS, SpanFactory
 from tracer.encode import Encoder
-from tracer.errors import Guard, SpoolError
+from tracer.errors import Guard
 from tracer.event import shape_of
 from tracer.logs import logging_filter
-from tracer.memory import PrivateMemory, SegmentSource
 from tracer.propagate import bind_context
 from tracer.recorder import Recorder
 from tracer.schema import EventUpdate, fields_of
 from tracer.sessions import SessionFactory
 from tracer.spans import INERT_SPAN, Session, Span
-from tracer.spool import Spool
-from tracer.surroundings import Outlet, Surroundings
+from tracer.surroundings import Outlet, Surroundings, redactor_of, segment_source
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from tracer.config import Options
     from tracer.decorators import SpanFields
     from tracer.flusher import Flusher
-    from tracer.redact import Redactor
 
 __all__ = ["Source", "Tracer"]
 
@@ -93,12 +90,12 @@ class Tracer:
         self._outlet: Outlet | None = None
         self.is_closed = False
         if given is None:
-            segments, self._mode = _segment_source(config)
+            segments, self._mode = segment_source(config)
             self._buffer = Buffer(segments, config.max_queue, config.max_queue_bytes)
         else:
             self._buffer, self._mode = given.buffer, "M: nothing is sent"
         self._encoder = Encoder(config.max_event_bytes)
-        self._redactor = _redactor(config)
+        self._redactor = redactor_of(config)
         self._recorder = Recorder(
             self._buffer,
             self._guard,
@@ -347,31 +344,6 @@ class Tracer:
         return Suppress()
 
     bind = staticmethod(bind_context)
-
-
-def _redactor(config: Config) -> Redactor | None:
-    """Return what masks secrets. Raises: ConfigError: a pattern or a name is none."""
-    if config.disable_tracing or config.redact is False:
-        return None
-    from tracer.redact import Redactor  # compiles its rules for 20 ms: paid here, not by the import
-
-    hook = config.redact if callable(config.redact) else None
-    return Redactor(config.redact_keys, config.redact_patterns, hook)
-
-
-def _segment_source(config: Config) -> tuple[SegmentSource, str]:
-    """Return where segments come from, and the mode with its reason."""
-    if config.disable_tracing:
-        return PrivateMemory(config.max_queue_bytes), "M: tracing is off"
-    if config.durable:
-        try:
-            return Spool(
-                config.spool_path, config.destination
-            ), f"D: journal in {config.spool_path}"
-        except SpoolError as error:
-            log.warning("%s: events wait in memory and die with the process", error)
-            return PrivateMemory(config.max_queue_bytes), f"M: {error}"
-    return PrivateMemory(config.max_queue_bytes), "M: durable is off"
 
 
 def _program_name() -> str:
