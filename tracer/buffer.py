@@ -81,6 +81,7 @@ class Buffer:
         self._sequence = count(1)
         self._source = self._origin
         self._attend_at = self._wake_at = NEVER if self.durable else 0
+        self._seen: int | None = 0  # every frame up to here was read; None: there was no room
         self._beside, self._refused = Counts(), Counts()
         self._given_up: dict[str, int] = {}
         self._settled = 0  # events in private memory
@@ -236,6 +237,7 @@ class Buffer:
         """
         found: list[Frame] = []
         room = max_bytes
+        drawn, self._seen = self.drawn, None
         with self._reading:
             for segment in list(self._segments):
                 if segment is not self._current:
@@ -248,7 +250,13 @@ class Buffer:
                 if segment.is_settled:
                     del self._segments[segment]
                     self._discard(segment)
+        self._seen = drawn
         return found
+
+    @property
+    def unread(self) -> int:
+        """How many frames came since the last `read`; NEVER if it left some for want of room."""
+        return NEVER if self._seen is None else self.drawn - self._seen
 
     def _discard(self, segment: Segment) -> None:
         source = self._source if segment.path is None else self._origin
@@ -309,8 +317,8 @@ class Buffer:
                 return
 
     def wake_after(self, frames: int) -> None:
-        """Let the write after the next `frames` ones call `on_rotate`: the flusher sleeps."""
-        self._wake_at = self.drawn + frames
+        """Let the write that makes `frames` unread ones call `on_rotate`: the flusher sleeps."""
+        self._wake_at = (self.drawn if self._seen is None else self._seen) + frames
         self._attend_at = min(self._attend_at, self._wake_at)
 
     def refuse_writes(self) -> None:

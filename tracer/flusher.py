@@ -255,8 +255,9 @@ class Flusher:
 
     def _sleep(self) -> None:
         self._buffer.prepare()
-        self._buffer.wake_after(self._config.batch_size)
-        self._take(self._config.flush_interval)
+        full = self._config.batch_size
+        self._buffer.wake_after(full)
+        self._take(self._config.flush_interval if self._buffer.unread < full else 0)
         self._buffer.wake_after(NEVER)
 
     def _take(self, timeout: float) -> bool:
@@ -284,10 +285,16 @@ class Flusher:
                 self._wishes.remove(wish)
 
     def _drain(self) -> None:
+        """Send what waits; less than a batch that comes meanwhile waits for more, unless asked for.
+
+        Small batches would follow a busy caller event by event and take the interpreter from it.
+        """
         try:
             while self._retry(self._attempt):
                 self._take(0)
                 self._grant(None, [w for w in self._wishes if self._buffer.is_drained_to(w.target)])
+                if not self._wishes and self._buffer.unread < self._config.batch_size:
+                    return
             self._grant(None, self._wishes[:])
         except (TransientError, AuthError) as error:
             self._grant(str(error), self._wishes[:])

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 from hypothesis.strategies import booleans, integers
 
-from tracer.buffer import FIRST_SIZE, FULL_SIZE, Buffer
+from tracer.buffer import FIRST_SIZE, FULL_SIZE, NEVER, Buffer
 from tracer.errors import SpoolError
 from tracer.memory import PrivateMemory, SegmentSource
 from tracer.segment import (
@@ -473,7 +473,25 @@ def test_the_flusher_is_woken_after_so_many_writes(buffer: Buffer) -> None:
     buffer.wake_after(5)
     for _ in range(20):
         buffer.write(EVENT, ID, b"x")
-    assert woken == [6]
+    assert woken == [5], "what was there before counts"
+    woken.clear()
+    buffer.read(MANY, MANY)
+    buffer.wake_after(5)
+    for _ in range(20):
+        buffer.write(EVENT, ID, b"x")
+    assert woken == [26], "what was read does not"
+
+
+def test_how_much_is_unread_is_known_once_a_read_took_all(buffer: Buffer) -> None:
+    for _ in range(10):
+        buffer.write(EVENT, ID, b"x")
+    assert buffer.unread == 10
+    buffer.read(9, MANY)
+    assert buffer.unread == NEVER
+    buffer.settle(buffer.read(10, MANY), DELIVERED)
+    assert buffer.unread == 0
+    buffer.write(EVENT, ID, b"x")
+    assert buffer.unread == 1
 
 
 class Journal(RuleBasedStateMachine):

@@ -78,6 +78,42 @@ def test_a_tracer_that_recorded_nothing_sends_nothing(
     assert_books(t.stats())
 
 
+def test_a_busy_caller_is_not_followed_event_by_event(
+    server: ContractServer, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    t = Tracer(
+        server_url=server.url,
+        durable=mode == "D",
+        spool_dir=tmp_path,
+        flush_interval=3600,
+        batch_size=100,
+        propagate_threads=False,  # the caller below is no child of the background
+    )
+    real = Delivery._deliver
+    ids: set[str] = set()
+    sizes: list[int] = []
+    asked: list[bool] = []
+
+    def deliver(self: Delivery, session: bytes, frames: Any) -> None:
+        sizes.append(len(frames))
+        if len(sizes) < 50 and not asked:  # as a caller does meanwhile
+            caller = threading.Thread(target=lambda: ids.update(work(t, 30)))
+            caller.start()
+            caller.join()
+        real(self, session, frames)
+
+    monkeypatch.setattr(Delivery, "_deliver", deliver)
+    for _ in range(10):
+        ids.update(work(t, 100))
+        wait_until(lambda: t.stats().recorded - t.stats().delivered < 100)
+    assert len(sizes) <= 22, "a drain may end in one that is not full, and no more follow it"
+    asked.append(True)
+    assert t.flush(10).ok, "who asks waits for no full batch"
+    assert set(server.events) == ids
+    assert t.shutdown(10).ok
+    assert_books(t.stats())
+
+
 def test_f73_a_failure_of_ours_is_survived(
     server: ContractServer,
     mode: str,
