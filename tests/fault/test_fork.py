@@ -62,7 +62,10 @@ def assert_all_there_once(server: ContractServer, witness: Path) -> None:
     assert server.resent == 0
 
 
-ROUNDS = [pytest.param(8, id="8"), pytest.param(1000, id="1000", marks=pytest.mark.slow)]
+ROUNDS = [
+    pytest.param(8, id="8"),
+    pytest.param(1000, id="1000", marks=[pytest.mark.slow, pytest.mark.timeout(2400)]),
+]
 
 CHILD = """
 def child():
