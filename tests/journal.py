@@ -10,8 +10,9 @@ from typing import Any
 
 from tracer.buffer import Buffer
 from tracer.check import problems
+from tracer.frame import EVENT, EVENT_ID, SESSION, UPDATE
 from tracer.schema import Event, EventUpdate, Session, json_schema
-from tracer.segment import EVENT, EVENT_ID, SESSION, UPDATE, Frame
+from tracer.segment import Frame
 from tracer.tracer import Tracer
 
 _SCHEMAS: dict[type, dict[str, Any]] = {

@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
     shutdown_timeout: float | None
     durable: bool | None
     spool_dir: str | os.PathLike[str] | None
+    spool_max_bytes: int | None
     max_queue: int | None
     max_queue_bytes: int | None
     capture_inputs: bool | None
@@ -99,6 +100,12 @@ class Config:
         None,
         "directory of the journal; `$XDG_STATE_HOME/tracer/spool` if not given",
         "HH_SPOOL_DIR",
+    )
+    spool_max_bytes: int = _option(
+        512 << 20,
+        "bytes the journals of all processes in `spool_dir` may take; then the oldest events go",
+        "HH_SPOOL_MAX_BYTES",
+        least=32 << 20,
     )
     max_queue: int = _option(100_000, "events that may wait in M", "HH_MAX_QUEUE", least=1)
     max_queue_bytes: int = _option(

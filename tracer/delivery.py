@@ -20,7 +20,7 @@ from tracer.errors import (
     TransientError,
     TransportError,
 )
-from tracer.segment import (
+from tracer.frame import (
     DELIVERED,
     DROPPED,
     ENDS,
@@ -29,8 +29,8 @@ from tracer.segment import (
     SESSION,
     SUPERSEDED,
     UPDATE,
-    Frame,
 )
+from tracer.segment import Frame
 from tracer.transport import MAX_ANSWER, Request, Transport
 from tracer.updates import merged
 
@@ -229,7 +229,9 @@ class Delivery:
         if now - self._said.get(type(error), -QUIET) >= QUIET:
             self._said[type(error)] = now
             kept = (
-                "the journal keeps the events" if self._buffer.durable else "events wait in memory"
+                "the journal keeps the events"
+                if self._buffer.writer.durable
+                else "events wait in memory"
             )
             what = kept if isinstance(error, (TransientError, AuthError)) else "see stats().dropped"
             status = "" if error.status is None else f" (status {error.status})"

@@ -16,6 +16,7 @@ TracerError
 
 from __future__ import annotations
 
+import errno
 import logging
 from types import TracebackType
 
@@ -34,6 +35,7 @@ __all__ = [
     "TransientError",
     "TransportError",
     "describe",
+    "disk_error",
 ]
 
 MAX_CAUSES = 100  # causes that are remembered and logged: classes made at run time have no end
@@ -59,6 +61,15 @@ class SpoolError(TracerError):
 
 class SpoolFullError(SpoolError):
     """The disk, or the cap on the spool directory, has no room for another segment."""
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def disk_error(error: OSError, where: object) -> SpoolError:
+    """Return the error that stands for one of the operating system's."""
+    kind = SpoolFullError if error.errno in _NO_ROOM else SpoolError
+    return kind(f"{where}: {error.strerror or error}")
 
 
 class TransportError(TracerError):

@@ -19,14 +19,14 @@ from threading import Event, Thread, current_thread
 
 from tenacity import RetryCallState
 
-from tracer.buffer import NEVER, Buffer
+from tracer.buffer import Buffer
 from tracer.config import Config
 from tracer.context import CURRENT, Suppression
 from tracer.delivery import Delivery
 from tracer.errors import AuthError, TransientError, TransportError
 from tracer.retry import retrying
-from tracer.segment import EVENT
 from tracer.transport import Transport
+from tracer.writer import NEVER
 
 __all__ = ["Flusher"]
 
@@ -71,7 +71,7 @@ class Flusher:
         self._retry = retrying(self._pause, self._gives_up)
         self._stopped = False
         self._fresh()
-        buffer.on_rotate = self.notify
+        buffer.writer.on_rotate = self.notify
 
     def _fresh(self) -> None:
         self._pid = os.getpid()
@@ -110,7 +110,7 @@ class Flusher:
 
     def stop(self, timeout: float) -> str | None:
         """Flush, then end the thread and let the segments go; as `flush`."""
-        if self._failing and self._buffer.durable:
+        if self._failing and self._buffer.writer.durable:
             timeout = min(timeout, DOOMED_EXIT)
         reason = self._ask(timeout, stops=True)
         self._buffer.refuse_writes()  # also while the thread still waits for an answer
@@ -121,10 +121,10 @@ class Flusher:
             return self._reason
         if os.getpid() != self._pid:
             return "the process was forked just now: nothing is sent yet"
-        if stops and not self._threads and not self._buffer.drawn:
+        if stops and not self._threads and not self._buffer.writer.drawn:
             self._finish()  # nothing was recorded: no thread, no connection
             return None
-        wish = _Wish(self._buffer.drawn, stops=stops, until=time.monotonic() + timeout)
+        wish = _Wish(self._buffer.writer.drawn, stops=stops, until=time.monotonic() + timeout)
         self._mailbox.put(wish)
         if current_thread() in self._threads.values():  # a hook, or the last reference died there
             return "asked by the thread that sends: it cannot wait for itself"
@@ -188,7 +188,7 @@ class Flusher:
     def after_fork_in_child(self) -> None:
         """Begin anew: thread, connections and wishes are the parent's."""
         self._fresh()  # but shut down stays shut down
-        if self._buffer.drawn:  # an earlier fork hook of the user recorded already
+        if self._buffer.writer.drawn:  # an earlier fork hook of the user recorded already
             self.notify()
 
     # -- the thread ------------------------------------------------------------------------
@@ -210,10 +210,8 @@ class Flusher:
 
     def _work(self) -> None:
         while not self._stopping:
-            self._adopt()
             self._sleep()
             self._drain()
-        self._adopt()
         self._buffer.refuse_writes()
         if not self._failing:  # what was written while the last batch went out
             self._drain()
@@ -241,11 +239,14 @@ class Flusher:
         while not self._stopping and (left := until - time.monotonic()) > 0:
             self._take(left)
 
-    def _adopt(self) -> None:
+    def _adopt(self) -> bool:
         now = time.monotonic()
-        if now >= self._adopt_at:
-            self._adopt_at = now + ADOPT_EVERY
-            self._buffer.adopt()
+        if now < self._adopt_at:
+            return False
+        if self._buffer.adopt():
+            return True
+        self._adopt_at = now + ADOPT_EVERY
+        return False
 
     def _finish(self) -> None:
         self._buffer.refuse_writes()
@@ -254,11 +255,11 @@ class Flusher:
         self._stopped = True
 
     def _sleep(self) -> None:
-        self._buffer.prepare()
+        self._buffer.tend(time.monotonic())
         full = self._config.batch_size
         self._buffer.wake_after(full)
         self._take(self._config.flush_interval if self._buffer.unread < full else 0)
-        self._buffer.wake_after(NEVER)
+        self._buffer.writer.wake_at(NEVER)
 
     def _take(self, timeout: float) -> bool:
         """Wait for a token at most `timeout` seconds, take all there are; was there a wish?"""
@@ -293,14 +294,17 @@ class Flusher:
             while self._retry(self._attempt):
                 self._take(0)
                 self._grant(None, [w for w in self._wishes if self._buffer.is_drained_to(w.target)])
-                if not self._wishes and self._buffer.unread < self._config.batch_size:
+                little = self._buffer.unread < self._config.batch_size
+                if little and not self._wishes and not self._buffer.holds_orphan:
                     return
             self._grant(None, self._wishes[:])
         except (TransientError, AuthError) as error:
             self._grant(str(error), self._wishes[:])
 
     def _gives_up(self, _: RetryCallState) -> bool:
-        return self._stopping and (self._buffer.durable or time.monotonic() >= self._give_up_at)
+        return self._stopping and (
+            self._buffer.writer.durable or time.monotonic() >= self._give_up_at
+        )
 
     def _pause(self, state: RetryCallState) -> None:
         """Wait out the backoff; a flush cuts it short, unless the server said when to return."""
@@ -309,12 +313,12 @@ class Flusher:
         gated = isinstance(error, TransientError) and error.retry_after is not None
         until = time.monotonic() + state.upcoming_sleep
         self._grant(str(error), self._wishes[:])  # these had their attempt
-        self._buffer.prepare()
+        self._buffer.tend(time.monotonic())
         while (now := time.monotonic()) < until:
             patience = until - now
             if self._stopping:
                 patience = min(patience, self._give_up_at - now)
-                if patience <= 0 or (gated and self._buffer.durable):
+                if patience <= 0 or (gated and self._buffer.writer.durable):
                     raise error
             if self._take(patience) and not gated:
                 return
@@ -325,10 +329,13 @@ class Flusher:
         if time.monotonic() >= self._deadline:
             self._failing, self._error = True, TransientError("the time to exit is over")
             raise self._error
+        self._adopt()
         frames = self._buffer.read(self._config.batch_size, MAX_BATCH_BYTES)
+        if not frames and self._adopt():  # the one before is done
+            frames = self._buffer.read(self._config.batch_size, MAX_BATCH_BYTES)
         if not frames:
             return False
-        self._buffer.in_flight = sum(frame.kind == EVENT for frame in frames)
+        self._buffer.take_off(frames)
         try:
             self._delivery.send(frames)
         except (TransientError, AuthError) as error:
@@ -336,6 +343,6 @@ class Flusher:
             self._delivery.note(error)
             raise
         finally:
-            self._buffer.in_flight = 0
+            self._buffer.land()
         self._failing = False
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 from tracer.errors import SpoolFullError
@@ -16,7 +15,8 @@ class SegmentSource(Protocol):
 
     def create(self, size: int) -> Segment: ...
     def discard(self, segment: Segment) -> None: ...
-    def adopt(self) -> Iterator[Segment]: ...
+    def adopt(self, *, any_destination: bool = False) -> Segment | None: ...
+    def excess(self, size: int) -> int: ...
     def renew(self) -> None: ...
 
 
@@ -40,9 +40,12 @@ class PrivateMemory:
         self._held.pop(segment, None)
         segment.close()
 
-    def adopt(self) -> Iterator[Segment]:
-        """Yield nothing: memory leaves no orphans."""
-        return iter(())
+    def adopt(self, *, any_destination: bool = False) -> None:
+        """Return nothing: memory leaves no orphans."""
+
+    def excess(self, size: int) -> int:
+        """Return 0: what does not fit is refused, nothing that waits is dropped for it."""
+        return 0
 
     def renew(self) -> None:
         """Forget the parent's segments in a forked child."""

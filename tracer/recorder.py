@@ -24,7 +24,7 @@ from tracer.event import (
     shorten,
 )
 from tracer.failures import details, is_cancellation
-from tracer.segment import ENDS, EVENT, SESSION, UPDATE
+from tracer.frame import ENDS, EVENT, SESSION, UPDATE
 from tracer.spans import NOTHING, Session, Span
 
 if TYPE_CHECKING:

@@ -1,20 +1,5 @@
 """A segment: a fixed-size run of frames in a mapping, in a file (D) or in private memory (M).
 
-A frame is 8-byte aligned, little-endian:
-
-    offset  size
-         0     3  magic, no UTF-8 text holds it
-         3     1  state: waiting, delivered, dead, dropped, superseded (written by the flusher)
-         4     4  CRC-32 of everything behind it, padding excluded
-         8     4  length of the payload
-        12     1  kind: event, session, update, open
-        13     1  zero
-        14     2  flags
-        16     8  sequence number
-        24    16  session id
-        40        payload: the JSON of an event; of a `create`; for an update 36 characters of
-                  event id and the JSON of a `PUT`; padded with zeros to 8 bytes
-
 `mmap.write` reserves and copies in one call of the interpreter, so writers need no lock.
 """
 
@@ -22,64 +7,21 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import NamedTuple
-from zlib import crc32
 
-from tracer.errors import SegmentError
+from tracer.filememory import FileMemory
+from tracer.frame import EVENT, MAGIC, OPEN, SETTLED, STATE_AT, build_frame, parse_frame
 
-__all__ = [
-    "DELIVERED",
-    "DROPPED",
-    "ENDS",
-    "EVENT",
-    "EVENT_ID",
-    "FILE_HEADER",
-    "MAX_PAYLOAD",
-    "SESSION",
-    "SUPERSEDED",
-    "UPDATE",
-    "WAITING",
-    "Frame",
-    "Gap",
-    "Segment",
-    "build_frame",
-    "private_memory",
-    "read_file_header",
-    "write_file_header",
-]
+__all__ = ["Frame", "Gap", "Segment", "private_memory"]
 
-EVENT, SESSION, UPDATE, OPEN = 1, 2, 3, 4
-# Two bits apart: one flipped bit makes a state that nobody wrote, and such a frame is sent again
-# (the server knows its event_id) instead of being taken for delivered.
-WAITING, DELIVERED, DEAD, DROPPED, SUPERSEDED = 0b0000, 0b0011, 0b0101, 0b0110, 0b1001
-SETTLED = frozenset((DELIVERED, DEAD, DROPPED, SUPERSEDED))
-UNREADABLE = -1  # never written: what a walk finds instead of a state
-
-ENDS = 1  # flag of the update that ends its session
-EVENT_ID = 36  # characters of event id in front of an update's JSON
-
-MAGIC = b"\xf7TF"
-_FRONT = struct.Struct("<3sBI")
-_BACK = struct.Struct("<IBxHQ16s")
-_HEAD = struct.Struct("<3sBIIBxHQ16s")
-HEAD_SIZE = _HEAD.size
-STATE_AT = 3
-PADDING = [b"\0" * (-n & 7) for n in range(8)]
-
-MAX_FRAME = 4 << 20  # bytes: half a full segment, so that rotating wastes at most half
-MAX_PAYLOAD = MAX_FRAME - HEAD_SIZE
-CRC_SLICE = 5120  # zlib lets the GIL go above 5 KiB and waits milliseconds to get it back
-
-FORMAT = 1
-_FILE = struct.Struct("<8sI4x32s")
-FILE_MAGIC = b"TRACESEG"
-FILE_HEADER = 64  # bytes before the first frame: magic, format version, destination fingerprint
+POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14; the mmap module has no name for it
+POPULATE_STEP = 256 << 10  # bytes a call: it holds the interpreter for some 50 µs
+POPULATE_AHEAD = 1 << 20  # bytes that are ready to be written before the flusher comes again
 
 
 class Frame(NamedTuple):
@@ -93,6 +35,10 @@ class Frame(NamedTuple):
     session: bytes
     payload: bytes
 
+    def rebuilt(self) -> bytes:
+        """Return the frame once more, waiting, to be written elsewhere."""
+        return build_frame(self.kind, self.sequence, self.session, self.payload, self.flags)
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -102,26 +48,6 @@ class Gap:
     end: int
 
 
-def build_frame(kind: int, sequence: int, session: bytes, payload: bytes, flags: int = 0) -> bytes:
-    """Return header, payload and padding as one object, ready for a single copy."""
-    length = len(payload)
-    back = _BACK.pack(length, kind, flags, sequence, session)
-    if length > CRC_SLICE:  # too long to be copied once more
-        front = _FRONT.pack(MAGIC, WAITING, _checksum(payload, crc32(back)))
-        return b"".join((front, back, payload, PADDING[length & 7]))
-    body = back + payload
-    return _FRONT.pack(MAGIC, WAITING, crc32(body)) + body + PADDING[length & 7]
-
-
-def _checksum(payload: bytes, start: int) -> int:
-    if len(payload) <= CRC_SLICE:
-        return crc32(payload, start)
-    view = memoryview(payload)
-    for at in range(0, len(payload), CRC_SLICE):
-        start = crc32(view[at : at + CRC_SLICE], start)
-    return start
-
-
 class Segment:
     """Frames written by any thread, walked and settled by the flusher alone.
 
@@ -129,30 +55,39 @@ class Segment:
     """
 
     __slots__ = (
+        "_counted",
+        "_gaps_to",
+        "_populated",
         "append",
-        "counted_gaps_to",
         "end",
         "head",
         "lock_fd",
         "memory",
         "path",
         "sealed",
+        "start",
         "successor",
     )
 
     append: Callable[[bytes], int]
 
     def __init__(
-        self, memory: mmap.mmap, start: int, path: str | None = None, lock_fd: int | None = None
+        self,
+        memory: mmap.mmap | FileMemory,
+        start: int,
+        path: str | None = None,
+        lock_fd: int | None = None,
     ) -> None:
-        self.memory = memory
+        self.memory: mmap.mmap | FileMemory = memory
         self.path = path
         self.lock_fd = lock_fd
-        self.head = start
-        self.counted_gaps_to = 0
+        self.start = self.head = start
         self.end = len(memory)
         self.sealed = False
         self.successor: Segment | None = None
+        self._gaps_to = 0  # gaps that end here or before it are counted
+        self._counted: tuple[int, int] | None = None  # once sealed: waiting events, newest of them
+        self._populated = 0
         memory.seek(start)
         self.append = memory.write if _has_gil() else _locked(memory.write)
 
@@ -161,12 +96,47 @@ class Segment:
         """Whether nothing in it waits and nothing more can be written."""
         return self.sealed and self.head >= self.end
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anything was settled in it."""
+        return self.head > self.start
+
     def seal(self) -> None:
-        """Make every later write fail, also of those frames that would still fit."""
-        if not self.sealed:
-            with suppress(ValueError):  # closed by the flusher: nothing can be written either
-                self.memory.seek(0, os.SEEK_END)
-            self.sealed = True
+        """Make every later write fail, also of those frames that would still fit.
+
+        Once it returns nobody is in the midst of a write; so it is done again by who wants that.
+        """
+        with suppress(ValueError):  # closed by the flusher: nothing can be written either
+            self.memory.seek(0, os.SEEK_END)
+        self.sealed = True
+
+    def stranded(self) -> Iterator[bytes]:
+        """Take out the frames that were accepted and that the disk then refused."""
+        while isinstance(self.memory, FileMemory) and self.memory.interposed:
+            with suppress(IndexError):  # by another thread
+                yield self.memory.interposed.popleft()
+
+    def rest(self) -> None:
+        """Give up the mapping of what waits sealed: it is read from the file from now on."""
+        if self.sealed and self.lock_fd is not None and isinstance(self.memory, mmap.mmap):
+            self.count_waiting()
+            self.memory.close()
+            self.memory = FileMemory(self.lock_fd, self.end)
+
+    def populate(self) -> None:
+        """Let the kernel provide the next pages now, so that no writer waits for them."""
+        memory = self.memory
+        if not isinstance(memory, mmap.mmap) or self.sealed or sys.platform != "linux":
+            return
+        until = min(memory.tell() + POPULATE_AHEAD, self.end)  # a hint: writers go on meanwhile
+        while self._populated < until:
+            step = min(POPULATE_STEP, self.end - self._populated)
+            try:
+                memory.madvise(POPULATE_WRITE, self._populated, step)
+            except OSError:  # an older kernel, or no room: the writers will see
+                self._populated = self.end
+                return
+            self._populated += step
 
     def walk(self) -> Iterator[Frame | Gap]:
         """Yield the waiting frames, oldest first; in a sealed segment also the gaps between them.
@@ -182,28 +152,64 @@ class Segment:
             if settled:
                 self.head = end
 
+    def is_new(self, gap: Gap) -> bool:
+        """Tell whether `gap` is passed for the first time: it stands for one lost event."""
+        if gap.end <= self._gaps_to:
+            return False
+        self._gaps_to = gap.end
+        self._uncount()
+        return True
+
     def count_waiting(self, last: int | None = None) -> int:
         """Return how many events wait, a gap nobody counted yet being one.
 
         Args:
             last: a sequence number; later frames are not counted.
         """
-        number = 0
+        if self._counted is not None and (last is None or self._counted[1] <= last):
+            return self._counted[0]
+        sealed = self.sealed  # asked before looking: nothing comes after that
+        number = later = newest = 0
         for _, found in self._scan():
             if isinstance(found, Gap):
-                number += found.end > self.counted_gaps_to
+                number += found.end > self._gaps_to
             elif found is not None and found.kind == EVENT:
-                number += last is None or found.sequence <= last
+                newest = max(newest, found.sequence)
+                if last is None or found.sequence <= last:
+                    number += 1
+                else:
+                    later += 1
+        if sealed:
+            self._counted = number + later, newest
         return number
+
+    def count_known(self) -> int:
+        """As `count_waiting`, also where the disk does not give the frames back: then 1 at least."""
+        try:
+            return self.count_waiting()
+        except OSError:
+            return 1
+
+    def holds_to(self, sequence: int) -> bool:
+        """Tell whether the oldest frame that waits, open spans apart, is up to `sequence`."""
+        for _, found in self._scan():
+            if isinstance(found, Frame) and found.kind != OPEN:
+                return found.sequence <= sequence
+        return False
+
+    def _uncount(self) -> None:
+        if self._counted is not None:
+            self._counted = self._counted[0] - 1, self._counted[1]
 
     def _scan(self) -> Iterator[tuple[int, Frame | Gap | None]]:
         """Yield what lies from `head` on, with its end: a waiting frame, a gap, None if settled."""
         offset = self.head
         while offset < self.end:
             sealed = self.sealed  # asked before reading: a frame written in between is no gap
-            state, end, frame = self._read(offset)
-            if state != UNREADABLE:
-                yield end, frame
+            content = parse_frame(self.memory, offset, self.end)
+            if content is not None:
+                end = content.following
+                yield end, None if content.state in SETTLED else Frame(self, offset, *content[2:])
             elif not sealed:
                 return
             else:
@@ -211,26 +217,6 @@ class Segment:
                 lost = end < self.end or self._holds_anything(offset)  # else: zeros to the end
                 yield end, Gap(offset, end) if lost else None
             offset = end
-
-    def _read(self, offset: int) -> tuple[int, int, Frame | None]:
-        """Return the state at `offset`, where the next frame begins, and a waiting frame."""
-        begin = offset + HEAD_SIZE
-        if begin > self.end:
-            return UNREADABLE, offset, None
-        magic, state, checksum, length, kind, flags, sequence, session = _HEAD.unpack_from(
-            self.memory, offset
-        )
-        end = begin + length
-        if magic != MAGIC or end > self.end:
-            return UNREADABLE, offset, None
-        payload = self.memory[begin:end]
-        # of settled frames too: a damaged length would lead past others that wait
-        if checksum != _checksum(payload, crc32(self.memory[offset + _FRONT.size : begin])):
-            return UNREADABLE, offset, None
-        following = end + (-end & 7)
-        if state in SETTLED:
-            return state, following, None
-        return WAITING, following, Frame(self, offset, kind, flags, sequence, session, payload)
 
     def _resynchronise(self, offset: int) -> int:
         """Return where the next frame seems to begin behind an unreadable place."""
@@ -246,6 +232,8 @@ class Segment:
 
     def settle(self, frame: Frame, state: int) -> None:
         """Write the outcome of a frame where a later start can see it."""
+        if frame.kind == EVENT:
+            self._uncount()
         self.memory[frame.offset + STATE_AT] = state
 
     def close(self) -> None:
@@ -263,28 +251,6 @@ def private_memory(size: int) -> Segment:
         return Segment(mmap.mmap(-1, size), 0)
     # the default of mmap is MAP_SHARED: a child would write into the parent's queue
     return Segment(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), 0)
-
-
-def write_file_header(memory: mmap.mmap, destination: str) -> None:
-    """Write what makes a file a segment: magic, format version, destination."""
-    memory[:FILE_HEADER] = _FILE.pack(FILE_MAGIC, FORMAT, destination.encode()).ljust(
-        FILE_HEADER, b"\0"
-    )
-
-
-def read_file_header(header: bytes) -> str:
-    """Return the destination that a segment file was written for.
-
-    Raises: SegmentError: no segment, or of a format this version does not read.
-    """
-    if len(header) < FILE_HEADER:
-        raise SegmentError("too short for a segment")
-    magic, version, destination = _FILE.unpack_from(header)
-    if magic != FILE_MAGIC:
-        raise SegmentError("not a segment")
-    if version != FORMAT:
-        raise SegmentError(f"segment format {version}; this version reads format {FORMAT}")
-    return str(destination.rstrip(b"\0"), "ascii", "replace")
 
 
 def _has_gil() -> bool:

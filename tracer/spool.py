@@ -6,19 +6,19 @@ duplicate that a forked child would inherit. Who holds no lock is dead, whatever
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from tracer.errors import SegmentError, SpoolError, SpoolFullError
-from tracer.segment import FILE_HEADER, Segment, read_file_header, write_file_header
+from tracer.errors import SegmentError, SpoolError, SpoolFullError, disk_error
+from tracer.filememory import FileMemory
+from tracer.frame import FILE_HEADER, file_header, read_file_header
+from tracer.segment import Segment
 
 if sys.platform != "win32":
     import fcntl
@@ -38,33 +38,39 @@ class Spool:
     Raises: SpoolError: the directory cannot be used; the message says why.
     """
 
-    def __init__(self, directory: Path, destination: str) -> None:
+    def __init__(self, directory: Path, destination: str, max_bytes: int = 1 << 62) -> None:
+        """Check the directory, and make it.
+
+        Args:
+            max_bytes: bound on all segments in it, of other processes too.
+        """
         if sys.platform == "win32":  # nobody could tell who is alive
             raise SpoolError("this platform has no flock")
         self.directory = directory
         self._destination = destination
+        self._max_bytes = max_bytes
         try:
             _make(directory)
             found = directory.stat()
         except OSError as error:
-            raise SpoolError(f"{directory}: {error.strerror}") from error
+            raise disk_error(error, directory) from error
         if found.st_uid != os.geteuid():
             raise SpoolError(f"{directory}: belongs to user {found.st_uid}, not to {os.geteuid()}")
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise SpoolError(f"{directory}: other users may write to it")
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
             raise SpoolError(f"{directory}: not readable and writable")
-        kind = _filesystem_of(directory)
-        if kind not in MAPPABLE:
-            raise SpoolError(f"{directory}: mapping files is not safe on {kind}")
+        self.mapped = _filesystem_of(directory) in MAPPABLE
         self._names = count()
         self._prefix = f"{time.time_ns():016x}-{secrets.token_hex(4)}"
 
     def create(self, size: int) -> Segment:
-        """Make an empty segment file of `size` bytes, fully allocated, locked and mapped.
+        """Make an empty segment file of `size` bytes and lock it; fully allocated where mapped.
 
         Takes 0.5 to 0.7 ms. Raises: SpoolError, SpoolFullError.
         """
+        if self.excess(size) > size:  # one more than the cap: room is made in the background
+            raise SpoolFullError(f"{self.directory}: holds its {self._max_bytes:,} bytes")
         path = str(self.directory / f"{self._prefix}-{next(self._names):06x}{SUFFIX}")
         unfinished = path + UNFINISHED
         lock_fd = None
@@ -73,19 +79,21 @@ class Spool:
             try:
                 lock_fd = os.open(unfinished, os.O_RDWR | os.O_NOFOLLOW)
                 _lock(lock_fd)
-                _allocate(fd, size)
-                memory = mmap.mmap(fd, size)
+                memory: mmap.mmap | FileMemory
+                if self.mapped:
+                    _allocate(fd, size)
+                    memory = mmap.mmap(fd, size)
+                else:
+                    memory = FileMemory(lock_fd, size, live=True)
             finally:
                 os.close(fd)
-            write_file_header(memory, self._destination)
+            os.pwrite(lock_fd, file_header(self._destination), 0)
             os.rename(unfinished, path)
         except OSError as error:
             if lock_fd is not None:
                 os.close(lock_fd)
             _unlink(unfinished)
-            raise (SpoolFullError if error.errno in _NO_ROOM else SpoolError)(
-                f"{self.directory}: {error.strerror}"
-            ) from error
+            raise disk_error(error, self.directory) from error
         return Segment(memory, FILE_HEADER, path, lock_fd)
 
     def _open_new(self, path: str) -> int:
@@ -95,6 +103,18 @@ class Spool:
         except FileNotFoundError:  # somebody cleaned up; what is mapped lives on without a name
             _make(self.directory)
             return os.open(path, flags, 0o600)
+
+    def excess(self, size: int) -> int:
+        """Return by how many bytes another segment of `size` would exceed the cap."""
+        used = size
+        try:
+            with os.scandir(self.directory) as entries:
+                for entry in entries:
+                    if entry.name.endswith(SUFFIX):
+                        used += entry.stat(follow_symlinks=False).st_size
+        except OSError:  # the directory is gone, or one of its files meanwhile
+            return 0
+        return used - self._max_bytes
 
     def discard(self, segment: Segment) -> None:
         """Delete a settled segment's file."""
@@ -106,22 +126,26 @@ class Spool:
         """Take names of our own in a forked child."""
         self._prefix = f"{time.time_ns():016x}-{secrets.token_hex(4)}"
 
-    def adopt(self) -> Iterator[Segment]:
-        """Lock, map and yield the segments that dead processes left for this destination."""
+    def adopt(self, *, any_destination: bool = False) -> Segment | None:
+        """Lock and return the oldest segment that a dead process left for this destination.
+
+        It is read as a file, not mapped: whoever truncates it costs its frames, not the process.
+        """
         try:
             names = sorted(os.listdir(self.directory))
         except OSError:  # the directory is gone, and every orphan with it
-            return
+            return None
         for name in names:
             path = str(self.directory / name)
             if name.endswith(UNFINISHED):
                 self._remove_stale(path)
             elif name.endswith(SUFFIX):
-                segment = self._adopt_one(path)
+                segment = self._adopt_one(path, any_destination=any_destination)
                 if segment is not None:
-                    yield segment
+                    return segment
+        return None
 
-    def _adopt_one(self, path: str) -> Segment | None:
+    def _adopt_one(self, path: str, *, any_destination: bool) -> Segment | None:
         try:
             # not followed, not blocking: a symlink or a FIFO in the directory is none of ours
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -130,28 +154,27 @@ class Spool:
         try:
             found = os.fstat(fd)
             # read before locking: a moment's lock of ours must not hide it from its adopter
-            if not stat.S_ISREG(found.st_mode) or not self._is_ours(os.pread(fd, FILE_HEADER, 0)):
+            ours = stat.S_ISREG(found.st_mode) and self._is_ours(
+                os.pread(fd, FILE_HEADER, 0), any_destination=any_destination
+            )
+            if not ours:
                 os.close(fd)
                 return None
             _lock(fd)
+            found = os.fstat(fd)
             if os.stat(path, follow_symlinks=False).st_ino != found.st_ino:
                 os.close(fd)
                 return None
-            map_fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                memory = mmap.mmap(map_fd, found.st_size)
-            finally:
-                os.close(map_fd)
         except OSError:  # locked by a living process, or gone meanwhile
             os.close(fd)
             return None
-        segment = Segment(memory, FILE_HEADER, path, fd)
+        segment = Segment(FileMemory(fd, found.st_size), FILE_HEADER, path, fd)
         segment.seal()
         return segment
 
-    def _is_ours(self, header: bytes) -> bool:
+    def _is_ours(self, header: bytes, *, any_destination: bool) -> bool:
         try:
-            return read_file_header(header) == self._destination
+            return read_file_header(header) == self._destination or any_destination
         except SegmentError:
             return False
 
@@ -167,9 +190,6 @@ class Spool:
                 os.close(fd)
         except OSError:  # locked: somebody is still making it
             return
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _allocate(fd: int, size: int) -> None:

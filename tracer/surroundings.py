@@ -58,10 +58,12 @@ def segment_source(config: Config) -> tuple[SegmentSource, str]:
         return PrivateMemory(config.max_queue_bytes), "M: tracing is off"
     if config.durable:
         try:
-            return Spool(
-                config.spool_path, config.destination
-            ), f"D: journal in {config.spool_path}"
+            spool = Spool(config.spool_path, config.destination, config.spool_max_bytes)
         except SpoolError as error:
             log.warning("%s: events wait in memory and die with the process", error)
             return PrivateMemory(config.max_queue_bytes), f"M: {error}"
+        written = (
+            "" if spool.mapped else ", written to instead of mapped: not safe on its file system"
+        )
+        return spool, f"D: journal in {config.spool_path}{written}"
     return PrivateMemory(config.max_queue_bytes), "M: durable is off"

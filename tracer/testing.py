@@ -17,8 +17,8 @@ from tracer.buffer import Buffer
 from tracer.clock import Clock, IdSource
 from tracer.config import Config
 from tracer.event import OBJECTS
+from tracer.frame import DELIVERED, EVENT, EVENT_ID, SESSION
 from tracer.memory import PrivateMemory
-from tracer.segment import DELIVERED, EVENT, EVENT_ID, SESSION
 from tracer.surroundings import Surroundings
 from tracer.tracer import Source, Tracer
 from tracer.tree import branches

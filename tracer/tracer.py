@@ -194,9 +194,9 @@ class Tracer:
             recorded=books.recorded,
             adopted_in=books.adopted_in,
             delivered=books.delivered,
-            queued=0 if buffer.durable else books.waiting,
+            queued=books.queued,
             in_flight=books.in_flight,
-            spooled=books.waiting if buffer.durable else 0,
+            spooled=books.spooled,
             dropped=books.dropped,
             attempts=delivery.attempts if delivery else 0,
             retries=flusher.retries if flusher else 0,
@@ -207,7 +207,7 @@ class Tracer:
             flusher_restarts=flusher.restarts if flusher else 0,
             last_error=delivery.last_error if delivery else None,
             last_success=delivery.last_success if delivery else None,
-            mode=self._mode if buffer.durable or self._mode[0] == "M" else "M: the disk failed",
+            mode=self._mode if buffer.writer.trouble is None else f"M: {buffer.writer.trouble}",
         )
 
     # -- recording ---------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def _let_go(buffer: Buffer, outlet: Outlet | None) -> None:
     """Stop without waiting, when the last reference to a tracer is gone."""
     if outlet is not None:
         outlet.stop(0)
-    elif not buffer.closed:
+    elif not buffer.writer.closed:
         buffer.refuse_writes()
         buffer.close()
 

@@ -43,8 +43,8 @@ from tracer.context import CURRENT, Suppress
 from tracer.decorators import SpanFactory
 from tracer.errors import Guard
 from tracer.event import shape_of
+from tracer.frame import ENDS, EVENT, UPDATE
 from tracer.recorder import Recorder
-from tracer.segment import ENDS, EVENT, UPDATE
 from tracer.sessions import SessionFactory
 from tracer.tracer import Source, Tracer
 
@@ -171,9 +171,9 @@ class Traced:
                 ours.clock.wall_ns = failing(Clock.wall_ns, after)
                 ours.clock.monotonic_ns = failing(Clock.monotonic_ns, after)
             elif self.fault == "buffer raises":
-                ours.buffer.write = failing(ours.buffer.write, after)  # type: ignore[method-assign]
+                ours.buffer.write = failing(ours.buffer.write, after)
             elif self.fault == "buffer refuses":
-                ours.buffer.write = lambda *_, **__: False  # type: ignore[method-assign]
+                ours.buffer.write = lambda *_, **__: False
             yield
 
     def check_books(self, program: Program, calls: Calls) -> None:

@@ -16,7 +16,7 @@ from programs import assert_books, environment, run, wait_until
 from tracer import Tracer
 from tracer.delivery import Delivery
 from tracer.flusher import MAX_RESTARTS, Flusher
-from tracer.segment import SESSION, UPDATE
+from tracer.frame import SESSION, UPDATE
 
 THREAD = "tracer-flusher"
 

@@ -25,7 +25,7 @@ def early():  # registered before ours, so it runs in the child before ours does
 os.register_at_fork(after_in_child=early)
 
 from tracer import Tracer
-from tracer.segment import EVENT, UPDATE
+from tracer.frame import EVENT, UPDATE
 
 directory, way = sys.argv[1:]
 tracer = kept["tracer"] = Tracer(local=True, spool_dir=directory)

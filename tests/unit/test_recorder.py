@@ -18,9 +18,10 @@ from tracer.clock import Clock, wire_session_id
 from tracer.context import CURRENT, Suppression
 from tracer.errors import Guard, SpoolFullError
 from tracer.event import Shape
+from tracer.frame import ENDS, UPDATE
 from tracer.memory import PrivateMemory
 from tracer.recorder import Recorder
-from tracer.segment import ENDS, UPDATE, Segment
+from tracer.segment import Segment
 from tracer.spans import INERT_SESSION, INERT_SPAN, Span
 
 SHAPE = Shape("chain", "step")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.errors import SegmentError
-from tracer.segment import (
+from tracer.frame import (
     DELIVERED,
     DROPPED,
     ENDS,
@@ -21,17 +21,22 @@ from tracer.segment import (
     SUPERSEDED,
     UPDATE,
     WAITING,
-    Frame,
-    Gap,
-    Segment,
+    Content,
+    Readable,
     build_frame,
-    private_memory,
+    file_header,
+    parse_frame,
     read_file_header,
-    write_file_header,
 )
+from tracer.segment import Frame, Gap, Segment, private_memory
 
 ID = bytes(range(16))
 SIZE = 1 << 16
+
+
+def scribble(segment: Segment, offset: int, data: bytes) -> None:
+    for at, value in enumerate(data, offset):
+        segment.memory[at] = value
 
 
 def filled(payloads: list[bytes], size: int = SIZE) -> Segment:
@@ -110,16 +115,15 @@ def test_after_a_seal_also_what_would_fit_is_refused() -> None:
 def test_what_comes_between_a_look_and_the_seal_is_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """The walk finds nothing yet; then a writer writes and another seals; then the walk goes on."""
     segment = private_memory(SIZE)
-    look = Segment._read
 
-    def read_and_be_interrupted(self: Segment, offset: int) -> tuple[int, int, Frame | None]:
-        found = look(self, offset)
-        monkeypatch.setattr(Segment, "_read", look)
+    def read_and_be_interrupted(memory: Readable, offset: int, end: int) -> Content | None:
+        found = parse_frame(memory, offset, end)
+        monkeypatch.setattr("tracer.segment.parse_frame", parse_frame)
         segment.append(build_frame(EVENT, 1, ID, b"late"))
         segment.seal()
         return found
 
-    monkeypatch.setattr(Segment, "_read", read_and_be_interrupted)
+    monkeypatch.setattr("tracer.segment.parse_frame", read_and_be_interrupted)
     assert list(segment.walk()) == []
     assert [f.payload for f in frames(segment)] == [b"late"]
 
@@ -130,7 +134,7 @@ def test_f33_a_torn_tail_costs_the_torn_frame_alone(cut: int) -> None:
     whole = b"".join(build_frame(EVENT, n, ID, p) for n, p in enumerate(written, 1))
     ends = [len(build_frame(EVENT, 1, ID, p)) for p in written]
     segment = private_memory(SIZE)
-    segment.memory[: min(cut, len(whole))] = whole[:cut]
+    scribble(segment, 0, whole[:cut])
     kept = sum(cut >= sum(ends[: n + 1]) for n in range(3))
     # zeros inside the JSON are no padding: what a cut leaves is whole only with its padding
     assert [f.payload for f in frames(segment)] == written[:kept], "while it is written: not yet"
@@ -176,7 +180,7 @@ def test_f34_a_flipped_bit_never_changes_what_is_sent(
 def test_f34_a_lost_page_costs_the_frames_in_it(page: int) -> None:
     segment = filled([b"%d" % n * 100 for n in range(200)])
     before = frames(segment)
-    segment.memory[page : page + 4096] = bytes(4096)
+    scribble(segment, page, bytes(4096))
     segment.seal()
     ends = [f.offset for f in before[1:]] + [before[-1].offset + 40 + 300]
     outside = [
@@ -259,12 +263,10 @@ def test_8_threads_write_while_one_walks() -> None:
 
 
 def test_the_file_header_names_format_and_destination() -> None:
-    segment = private_memory(4096)
-    write_file_header(segment.memory, "a" * 32)
-    header = segment.memory[:FILE_HEADER]
+    header = file_header("a" * 32)
+    assert len(header) == FILE_HEADER
     assert read_file_header(header) == "a" * 32
-    write_file_header(segment.memory, "local")
-    assert read_file_header(segment.memory[:FILE_HEADER]) == "local"
+    assert read_file_header(file_header("local")) == "local"
     for length in range(FILE_HEADER):
         with pytest.raises(SegmentError, match="too short"):
             read_file_header(header[:length])

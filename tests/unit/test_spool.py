@@ -13,15 +13,8 @@ import pytest
 from programs import run
 
 from tracer.errors import SpoolError, SpoolFullError
-from tracer.segment import (
-    DELIVERED,
-    EVENT,
-    FILE_HEADER,
-    Frame,
-    build_frame,
-    private_memory,
-    write_file_header,
-)
+from tracer.frame import DELIVERED, EVENT, FILE_HEADER, build_frame, file_header
+from tracer.segment import Frame, Segment
 from tracer.spool import STALE, Spool, _filesystem_of
 
 ID = bytes(16)
@@ -38,6 +31,11 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     before = os.umask(request.param)
     yield request.param
     os.umask(before)
+
+
+def adopted(spool: Spool) -> list[Segment]:
+    """Adopt whatever there is."""
+    return list(iter(spool.adopt, None))
 
 
 def leave(spool: Spool, number: int = 3) -> str:
@@ -89,7 +87,7 @@ def test_f40_a_forked_child_neither_holds_nor_frees_the_lock(tmp_path: Path) -> 
         import fcntl, os, sys
         from pathlib import Path
         from tracer.buffer import Buffer
-        from tracer.segment import EVENT
+        from tracer.frame import EVENT
         from tracer.spool import Spool
 
         def is_free(path):
@@ -130,29 +128,29 @@ def test_f40_a_forked_child_neither_holds_nor_frees_the_lock(tmp_path: Path) -> 
 def test_orphans_are_adopted_in_order_and_only_once(spool: Spool, tmp_path: Path) -> None:
     left = [leave(spool) for _ in range(3)]
     adopter = Spool(tmp_path / "spool", "here")
-    adopted = list(adopter.adopt())
-    assert [s.path for s in adopted] == left
-    assert [s.count_waiting() for s in adopted] == [3, 3, 3]
-    assert all(s.sealed for s in adopted)
-    assert list(Spool(tmp_path / "spool", "here").adopt()) == [], "they are locked by the first"
-    for segment in adopted:
+    taken = adopted(adopter)
+    assert [s.path for s in taken] == left
+    assert [s.count_waiting() for s in taken] == [3, 3, 3]
+    assert all(s.sealed for s in taken)
+    assert adopted(Spool(tmp_path / "spool", "here")) == [], "they are locked by the first"
+    for segment in taken:
         adopter.discard(segment)
     assert list((tmp_path / "spool").iterdir()) == []
 
 
 def test_what_is_alive_is_not_adopted(spool: Spool) -> None:
     segment = spool.create(SIZE)
-    assert list(spool.adopt()) == []
+    assert adopted(spool) == []
     segment.close()
-    assert len(list(spool.adopt())) == 1
+    assert len(adopted(spool)) == 1
 
 
 def test_f45_another_destination_is_left_alone(spool: Spool, tmp_path: Path) -> None:
     path = leave(spool)
     before = Path(path).read_bytes()
-    assert list(Spool(tmp_path / "spool", "elsewhere").adopt()) == []
+    assert adopted(Spool(tmp_path / "spool", "elsewhere")) == []
     assert Path(path).read_bytes() == before
-    assert len(list(Spool(tmp_path / "spool", "here").adopt())) == 1
+    assert len(adopted(Spool(tmp_path / "spool", "here"))) == 1
 
 
 def _symlink(path: Path, victim: Path) -> None:
@@ -196,7 +194,7 @@ def test_f43_what_is_not_ours_is_neither_read_nor_touched_nor_waited_for(
     place = tmp_path / "spool" / f"0{suffix}"
     make(place, victim)
     before = place.lstat()
-    assert list(spool.adopt()) == []
+    assert adopted(spool) == []
     after = place.lstat()
     assert (after.st_ino, after.st_size, after.st_mtime_ns, after.st_mode) == (
         before.st_ino,
@@ -213,7 +211,7 @@ def test_f33_a_truncated_file_gives_what_is_whole(
 ) -> None:
     path = leave(spool)
     os.truncate(path, length)
-    (segment,) = Spool(tmp_path / "spool", "here").adopt()
+    (segment,) = adopted(Spool(tmp_path / "spool", "here"))
     kept = [f for f in segment.walk() if isinstance(f, Frame)]
     assert len(kept) == min((length - FILE_HEADER) // 48, 3)
     assert segment.is_settled == (not kept)
@@ -231,7 +229,7 @@ def test_unfinished_files_go_when_they_are_old_and_nobody_makes_them(
     os.utime(places[1], (old, old))
     with places[1].open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert list(spool.adopt()) == []
+        assert adopted(spool) == []
     assert [p.exists() for p in places] == [False, True, True]
 
 
@@ -255,7 +253,7 @@ def test_f38_a_directory_that_vanishes_is_made_again(spool: Spool, tmp_path: Pat
     (tmp_path / "spool").rmdir()
     segment.append(build_frame(EVENT, 1, ID, b"still mapped"))
     assert segment.count_waiting() == 1
-    assert list(spool.adopt()) == []
+    assert adopted(spool) == []
     other = spool.create(SIZE)
     assert other.path is not None
     assert Path(other.path).exists()
@@ -278,12 +276,46 @@ def test_f38_an_unusable_directory_is_refused_with_its_reason(tmp_path: Path) ->
             Spool(open_to_others, "here")
 
 
-def test_where_a_full_disk_would_be_a_signal_files_are_not_mapped(
+def test_where_a_full_disk_would_be_a_signal_files_are_written_not_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracer.spool._filesystem_of", lambda _: "btrfs")
-    with pytest.raises(SpoolError, match="not safe on btrfs"):
-        Spool(tmp_path, "here")
+    spool = Spool(tmp_path / "spool", "here")
+    segment = spool.create(SIZE)
+    segment.append(build_frame(EVENT, 1, ID, b"kept"))
+    assert segment.path is not None
+    assert segment.path not in Path("/proc/self/maps").read_text()
+    assert os.stat(segment.path).st_size < 200, "grows with what is written"
+    segment.close()
+    (found,) = adopted(Spool(tmp_path / "spool", "here"))
+    assert [f.payload for f in found.walk() if isinstance(f, Frame)] == [b"kept"]
+    found.close()
+
+
+def test_f42_a_directory_at_its_cap_takes_one_segment_more(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", "here", max_bytes=2 * SIZE)
+    made = [spool.create(SIZE) for _ in range(3)]
+    assert spool.excess(SIZE) == 2 * SIZE
+    with pytest.raises(SpoolFullError, match="holds its 2,097,152 bytes"):
+        spool.create(SIZE)
+    spool.discard(made.pop())
+    assert spool.excess(SIZE) == SIZE
+    made.append(spool.create(SIZE))
+    for segment in made:
+        spool.discard(segment)
+    assert spool.excess(0) == -2 * SIZE
+
+
+def test_f42_whoever_needs_room_may_take_orphans_of_any_destination(
+    spool: Spool, tmp_path: Path
+) -> None:
+    leave(spool)
+    other = Spool(tmp_path / "spool", "elsewhere")
+    assert other.adopt() is None
+    found = other.adopt(any_destination=True)
+    assert found is not None
+    assert found.count_waiting() == 3
+    other.discard(found)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
@@ -342,7 +374,5 @@ def test_the_file_system_is_found_in_the_mount_table(tmp_path: Path) -> None:
 def test_a_header_is_on_disk_before_the_name_is(spool: Spool, tmp_path: Path) -> None:
     segment = spool.create(SIZE)
     assert segment.path is not None
-    expected = private_memory(4096)
-    write_file_header(expected.memory, "here")
-    assert Path(segment.path).read_bytes()[:FILE_HEADER] == expected.memory[:FILE_HEADER]
+    assert Path(segment.path).read_bytes()[:FILE_HEADER] == file_header("here")
     segment.close()
