@@ -34,6 +34,8 @@ class Stats:
     a slack of the number of threads that are recording at this moment.
 
     Attributes:
+        recorded_interrupted: spans that dead processes were in, sent as events of this one; outside
+            the sum.
         truncated_values: values that were cut to fit.
         redaction_failures: fields that a marker replaced because masking them failed.
         failures: errors of ours that were kept away from the program.
@@ -52,6 +54,7 @@ class Stats:
     attempts: int
     retries: int
     bytes_sent: int
+    recorded_interrupted: int
     truncated_values: int
     redaction_failures: int
     failures: int

@@ -26,6 +26,7 @@ from tracer.frame import (
     ENDS,
     EVENT,
     EVENT_ID,
+    OPEN,
     SESSION,
     SUPERSEDED,
     UPDATE,
@@ -72,6 +73,7 @@ class Delivery:
         self._opened: dict[bytes, _Opened] = {}
         self._said: dict[type[Exception], float] = {}
         self.attempts = self.bytes_sent = 0
+        self.interrupted = 0  # spans of dead processes, sent as events of ours
         self.last_error: str | None = None
         self.last_success: float | None = None  # Unix seconds
 
@@ -83,6 +85,10 @@ class Delivery:
                 self._open(frame)
             elif frame.kind == EVENT:
                 events.setdefault(frame.session, []).append(frame)
+            elif frame.kind == OPEN:  # a dead process was in the midst of it
+                self.interrupted += 1
+                event = frame._replace(payload=frame.payload[EVENT_ID:])
+                events.setdefault(frame.session, []).append(event)
         for session, batch in events.items():
             self._deliver(session, batch)
         changes: dict[tuple[bytes, bytes], list[Frame]] = {}
@@ -90,7 +96,11 @@ class Delivery:
             if frame.kind == UPDATE:
                 event_id = frame.payload[:EVENT_ID]
                 changes.setdefault((frame.session, event_id), []).append(frame)
-            elif frame.kind not in (SESSION, EVENT):  # of another version; left, it would stay
+            elif frame.kind not in (
+                SESSION,
+                EVENT,
+                OPEN,
+            ):  # of another version; left, it would stay
                 self._buffer.settle([frame], DROPPED)
         for several in changes.values():
             self._update(several)

@@ -115,7 +115,7 @@ def _merged(old: bytes, new: bytes) -> bytes:
 
 
 def event_json(
-    shape: Shape, place: str, start_ms: int, duration_ns: int, fields: Fields
+    shape: Shape, place: str, start_ms: int, duration_ns: int | None, fields: Fields
 ) -> tuple[bytes, bytes]:
     """Return one event as the server takes it in two pieces: what is ours, and what was recorded.
 
@@ -123,13 +123,17 @@ def event_json(
 
     Args:
         place: the members that say where it belongs: ids and source, as JSON with a comma behind.
+        duration_ns: None for one that has not ended.
         fields: every other member.
     """
-    end_ms = start_ms + duration_ns // 1_000_000
-    head = (
-        f'{{{place}{shape.head},"start_time":{start_ms},"end_time":{end_ms},'
-        f'"duration":{duration_ns / 1e6:.3f},"inputs":'
-    ).encode()
+    if duration_ns is None:
+        head = f'{{{place}{shape.head},"start_time":{start_ms},"inputs":'.encode()
+    else:
+        end_ms = start_ms + duration_ns // 1_000_000
+        head = (
+            f'{{{place}{shape.head},"start_time":{start_ms},"end_time":{end_ms},'
+            f'"duration":{duration_ns / 1e6:.3f},"inputs":'
+        ).encode()
     inputs, outputs = fields.get("inputs", b"{}"), fields.get("outputs")
     if len(fields) == 2 and outputs is not None and "inputs" in fields:  # nearly every call
         return head, b"".join((inputs, b',"outputs":', outputs, shape.tail))

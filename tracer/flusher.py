@@ -58,15 +58,21 @@ class Flusher:
     """Send what `buffer` holds, in the background, until told to stop."""
 
     def __init__(
-        self, buffer: Buffer, make_transport: Callable[[float], Transport], config: Config
+        self,
+        buffer: Buffer,
+        make_transport: Callable[[float], Transport],
+        config: Config,
+        tend: Callable[[], None] = lambda: None,
     ) -> None:
         """Do not start yet: the first segment of the buffer does that.
 
         Args:
             make_transport: called with the seconds an attempt may take.
+            tend: called before each sleep, for what else is to be done in the background.
         """
         self._buffer = buffer
         self._make_transport = make_transport
+        self._tend = tend
         self._config = config
         self._retry = retrying(self._pause, self._gives_up)
         self._stopped = False
@@ -255,6 +261,7 @@ class Flusher:
         self._stopped = True
 
     def _sleep(self) -> None:
+        self._tend()
         self._buffer.tend(time.monotonic())
         full = self._config.batch_size
         self._buffer.wake_after(full)
@@ -313,6 +320,7 @@ class Flusher:
         gated = isinstance(error, TransientError) and error.retry_after is not None
         until = time.monotonic() + state.upcoming_sleep
         self._grant(str(error), self._wishes[:])  # these had their attempt
+        self._tend()
         self._buffer.tend(time.monotonic())
         while (now := time.monotonic()) < until:
             patience = until - now

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from zlib import crc32
 
 from tracer.buffer import Buffer
 from tracer.callables import Bind, processed
 from tracer.clock import UUID_FORM, Clock, IdSource, wire_session_id
+from tracer.composer import Composer
 from tracer.context import CURRENT, Link, nearest, restore
 from tracer.encode import Encoder, encode
 from tracer.errors import Guard, describe
@@ -17,14 +19,11 @@ from tracer.event import (
     Encoded,
     Fields,
     Shape,
-    event_json,
-    mask_fields,
     merge,
     object_json,
-    shorten,
 )
 from tracer.failures import details, is_cancellation
-from tracer.frame import ENDS, EVENT, SESSION, UPDATE
+from tracer.frame import ENDS, EVENT, OPEN, SESSION, SUPERSEDED, UPDATE
 from tracer.spans import NOTHING, Session, Span
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ class Recorder:
         """Record into `buffer`; outside any session into one named `session_name`."""
         self.buffer = buffer
         self.encoder = encoder or Encoder(max_event_bytes)
-        self._redactor = redactor
-        self._max_bytes = max_event_bytes
+        self._composer = Composer(self.encoder, redactor, max_event_bytes, source)
         self._takes_inputs, self._takes_outputs = capture_inputs, capture_outputs
         self._tracebacks = tracebacks
         self._sampled_below = sample_rate * 2.0**32
@@ -76,11 +74,10 @@ class Recorder:
         self.ids = ids or IdSource()
         self.epoch = 0
         self.on_fork: Callable[[], None] = _nothing
-        self._source = None if source is None else encode(source)
-        self._source_member = "" if source is None else f'"source":{encode(source).decode()},'
         self._pid = os.getpid()
         self._forking = False
         self._joined: dict[tuple[str, str], Session] = {}
+        self.open: dict[str, Span] = {}  # by id; what the background looks at, and `enrich_span`
         self.default = self._new_session(session_name, session_id, None, {})
 
     # -- events ------------------------------------------------------------------------------
@@ -124,6 +121,8 @@ class Recorder:
                 return None
             if not session.sampled:
                 return None
+            if session.announced[0] != self.epoch:  # also lets the background begin its work
+                self._announce(session)
             span = Span(self, up, shape, session, parent_id, {})
             if bind is not None:
                 takes = shape.takes_inputs
@@ -133,6 +132,7 @@ class Recorder:
                 merge(span.fields, fields, self.encoder)
             span.start_ms = self.clock.wall_ns() // 1_000_000
             span.started = self.clock.monotonic_ns()
+            self.open[span.id] = span
             if not detached:  # last: whatever is raised before, nobody would ever end it
                 CURRENT.set(span)
         except RecursionError:  # there is no room for a call, not even to the guard
@@ -141,6 +141,7 @@ class Recorder:
         except BaseException as error:
             if span is not None:  # an interrupt behind `CURRENT.set`
                 span.ended = True
+                self.open.pop(span.id, None)
                 if CURRENT.get() is span:
                     CURRENT.set(span.up)
             if not isinstance(error, Exception):
@@ -176,6 +177,8 @@ class Recorder:
             span.ended = True
             restore(span)  # whatever failed may have come before that
             self.guard.caught("the end of a span", failure)
+        finally:  # after its event is written: until then it counts as open
+            self.open.pop(span.id, None)
 
     def _take_outputs(self, span: Span, outputs: Any) -> None:
         """Keep what a call returned, as far as its decorator and the tracer want it kept."""
@@ -209,35 +212,23 @@ class Recorder:
             span.ended = True
             restore(span)
             self._write_event(span, start_ms, int(duration_ms * 1e6))
+        self.open.pop(span.id, None)
         return span.id
 
     def _write_event(self, span: Span, start_ms: int, duration_ns: int) -> None:
-        session, fields = span.session, span.fields
-        # a root event names no parent: the session's id would orphan it if the server answers
-        # `create` with another one
-        parent = "" if span.parent_id is None else f'"parent_id":"{span.parent_id}",'
-        place = f'"event_id":"{span.id}","session_id":"{session.id}",{parent}{self._source_member}'
-        shape, redactor = span.shape, self._redactor
-        ours, rest = event_json(shape, place, start_ms, duration_ns, fields)
-        # one look at all fields together, since nearly no event holds a secret
-        if redactor is not None and redactor.suspects(rest):
-            shape, fields = shape.masked(redactor), mask_fields(fields, redactor)
-            ours, rest = event_json(shape, place, start_ms, duration_ns, fields)
-        excess = len(ours) + len(rest) - self._max_bytes
-        if excess > 0:
-            room = sum(map(len, fields.values())) - excess
-            fields = shorten(fields, room, self.encoder.cut)
-            ours, rest = event_json(shape, place, start_ms, duration_ns, fields)
-        if session.announced[0] != self.epoch:
-            self._announce(session)
+        session = span.session
+        ours, rest = self._composer.event(span, start_ms, duration_ns, span.fields)
         self.buffer.write(EVENT, session.key, ours + rest)
+        frame = span.journaled
+        if frame is not None:  # nobody may take it for interrupted, should the process die now
+            with suppress(ValueError):  # its segment is gone
+                frame.segment.settle(frame, SUPERSEDED)
 
-    def _finished(self, fields: Fields) -> Fields:
-        """Return what may be written of a session or an update."""
-        redactor = self._redactor
-        if redactor is not None and redactor.suspects(object_json(fields)):
-            fields = mask_fields(fields, redactor)
-        return shorten(fields, self._max_bytes, self.encoder.cut)
+    def journal_open(self, span: Span) -> None:
+        """Write what is known of an open span; by the background, for those open a second."""
+        body = self._composer.unfinished(span)
+        if not span.ended:
+            self.buffer.write(OPEN, span.session.key, span.id.encode() + body)
 
     # -- sessions ----------------------------------------------------------------------------
 
@@ -299,17 +290,8 @@ class Recorder:
             self._announce(session)
         fields: Fields = {}
         merge(fields, given, self.encoder)
-        fields = self._finished(fields)
+        fields = self._composer.fields(fields)
         self.buffer.write(UPDATE, session.key, event_id.encode() + object_json(fields), flags)
-
-    def open_above(self, event_id: str) -> Span | None:
-        """Return the span of that id if it is open around what runs here."""
-        link = CURRENT.get()
-        while link is not None:
-            if isinstance(link, Span) and link.id == event_id and link.owner is self:
-                return None if link.ended else link
-            link = link.up
-        return None
 
     def joined(self, session_id: str, name: str | None = None) -> Session:
         """Return a handle on a session that was opened elsewhere: it is joined, not opened.
@@ -339,13 +321,13 @@ class Recorder:
         session = Session(self, up, name, found)
         session.sampled = crc32(session.key) < self._sampled_below
         body: Fields = {"session_id": encode(found), "session_name": encode(name)}
-        if self._source is not None:
-            body["source"] = self._source
+        if self._composer.source is not None:
+            body["source"] = self._composer.source
         body["start_time"] = encode(session.start_ms)
         merge(body, fields, self.encoder)
         if session_id and found != session_id.lower():
             merge(body, {"metadata": {"client_session_id": session_id}}, self.encoder)
-        session.announced = (-1, object_json(self._finished(body)))
+        session.announced = (-1, object_json(self._composer.fields(body)))
         return session
 
     def _announce(self, session: Session) -> None:
@@ -375,6 +357,7 @@ class Recorder:
         if pid != self._pid:
             self._pid = pid
             self.epoch += 1
+            self.open = {}  # the parent ends them
             self.ids.renew()
             self.buffer.after_fork_in_child()
 

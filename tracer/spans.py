@@ -10,6 +10,7 @@ from tracer.context import Link
 from tracer.encode import Encoder
 from tracer.errors import Guard
 from tracer.event import Fields, Shape, merge
+from tracer.segment import Frame
 
 __all__ = ["INERT_SESSION", "INERT_SPAN", "NOTHING", "Owner", "Session", "Span"]
 
@@ -61,6 +62,7 @@ class Span(Link):
         "epoch",
         "fields",
         "id",
+        "journaled",
         "noted",
         "parent_id",
         "session",
@@ -90,6 +92,7 @@ class Span(Link):
         self.parent_id = parent_id
         self.fields = fields
         self.noted: dict[str, Any] | None = None  # our own part of its metadata
+        self.journaled: Frame | None = None  # says that it is open, should the process die
         self.id = owner.ids.new()
 
     @property

@@ -24,6 +24,7 @@ from tracer.encode import Encoder
 from tracer.errors import Guard
 from tracer.event import shape_of
 from tracer.logs import logging_filter
+from tracer.open_spans import OpenSpans
 from tracer.propagate import bind_context
 from tracer.recorder import Recorder
 from tracer.schema import EventUpdate, fields_of
@@ -127,7 +128,10 @@ class Tracer:
 
             connection = config.connection
             self._outlet = self._flusher = Flusher(
-                self._buffer, lambda t: HttpTransport(replace(connection, timeout=t)), config
+                self._buffer,
+                lambda t: HttpTransport(replace(connection, timeout=t)),
+                config,
+                OpenSpans(self._recorder, self._buffer).tend,
             )
         if self._outlet is not None:
             self._recorder.on_fork = self._outlet.after_fork_in_child
@@ -201,6 +205,7 @@ class Tracer:
             attempts=delivery.attempts if delivery else 0,
             retries=flusher.retries if flusher else 0,
             bytes_sent=delivery.bytes_sent if delivery else 0,
+            recorded_interrupted=delivery.interrupted if delivery else 0,
             truncated_values=self._encoder.truncated,
             redaction_failures=self._redactor.failed if self._redactor else 0,
             failures=self._guard.count,
@@ -235,7 +240,7 @@ class Tracer:
             if span is not None:
                 span.set(**fields)
             return
-        span = self._recorder.open_above(event_id)
+        span = self._recorder.open.get(event_id)
         if span is not None:  # its event is not written yet, an update would come before it
             span.set(**fields)
             return

@@ -190,6 +190,37 @@ def test_enrichment_of_an_open_span_by_its_id_is_part_of_its_event(tracer: Trace
     assert updates(tracer)[-1] == (outer.id, {"feedback": {"rating": 1}})
 
 
+def test_enrichment_of_a_span_that_is_open_elsewhere_is_part_of_its_event(tracer: Tracer) -> None:
+    span = tracer.start_span("elsewhere")
+    thread = threading.Thread(
+        target=lambda: tracer.enrich_span(event_id=span.id, feedback={"rating": 5})
+    )
+    thread.start()
+    thread.join()
+    span.end()
+    assert by_name(tracer)["elsewhere"]["feedback"] == {"rating": 5}
+    assert [event_id for event_id, _ in updates(tracer)] == []
+
+
+def test_what_has_ended_is_not_kept_as_open(tracer: Tracer) -> None:
+    opened = tracer._recorder.open
+    lengths = []
+
+    @tracer.chain
+    def raises() -> None:
+        lengths.append(len(opened))
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        raises()
+    tracer.log_event("tool", "was")
+    assert lengths == [1]
+    span = tracer.start_span("by hand")
+    assert list(opened) == [span.id]
+    span.end()
+    assert not opened
+
+
 # -- log_event ---------------------------------------------------------------------------------
 
 
