@@ -77,7 +77,8 @@ class Flusher:
         self._pid = os.getpid()
         self._transport = self._make_transport(self._config.timeout)
         self._delivery = Delivery(self._buffer, self._transport)
-        self._mailbox: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
+        self._mailbox: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asked: deque[_Wish] = deque()  # beside the mailbox: see `_take`
         self._threads: dict[str, Thread] = {}
         self._wishes: list[_Wish] = []
         self._stopping = self._failing = False
@@ -125,7 +126,8 @@ class Flusher:
             self._finish()  # nothing was recorded: no thread, no connection
             return None
         wish = _Wish(self._buffer.drawn, stops=stops, until=time.monotonic() + timeout)
-        self._mailbox.put(wish)
+        self._asked.append(wish)
+        self._mailbox.put(None)
         if current_thread() in self._threads.values():  # a hook, or the last reference died there
             return "asked by the thread that sends: it cannot wait for itself"
         self._start()
@@ -197,13 +199,16 @@ class Flusher:
         """Work until told to stop, and go on after a failure of ours."""
         # nothing we call is recorded, and the span that was current at our start is let go
         CURRENT.set(Suppression(None))
-        pause = 0.0
+        failure: BaseException | None = None
         while not self._stopped:
             try:
-                self._rest(pause)
+                if failure is not None:
+                    pause = self._after_failure(failure)
+                    failure = None
+                    self._rest(pause)
                 self._work()
             except BaseException as error:  # noqa: BLE001 - nobody is above; without us all waits
-                pause = self._after_failure(error)
+                failure = error  # looked at above, where a second one is caught, too
         self._threads.clear()
         self._take(0)
         self._grant(self._reason, self._wishes[:])
@@ -222,8 +227,7 @@ class Flusher:
 
     def _after_failure(self, error: BaseException) -> float:
         """Say it, let nobody wait for it; return how long to pause."""
-        if not self._failures:
-            log.warning("sending failed (%s: %s), and goes on", type(error).__name__, error)
+        first = not self._failures
         self.restarts += 1
         now = time.monotonic()
         full = len(self._failures) == MAX_RESTARTS
@@ -234,6 +238,8 @@ class Flusher:
             self._buffer.refuse_writes()
             self._stopped = True
         self._grant(self._reason, self._wishes[:])
+        if first:  # last: a handler that exits comes back here as the next failure
+            log.warning("sending failed (%s), and goes on", self._reason)
         return pause
 
     def _rest(self, pause: float) -> None:
@@ -257,26 +263,27 @@ class Flusher:
         self._buffer.prepare()
         full = self._config.batch_size
         self._buffer.wake_after(full)
-        self._take(self._config.flush_interval if self._buffer.unread < full else 0)
+        waits = self._buffer.unread < full and not self._wishes  # those came while we rested
+        self._take(self._config.flush_interval if waits else 0)
         self._buffer.wake_after(NEVER)
 
     def _take(self, timeout: float) -> bool:
         """Wait for a token at most `timeout` seconds, take all there are; was there a wish?"""
-        asked = False
-        try:
-            token = (
-                self._mailbox.get(timeout=timeout) if timeout > 0 else self._mailbox.get_nowait()
-            )
+        with suppress(queue.Empty):
+            if timeout > 0:
+                self._mailbox.get(timeout=timeout)
             while True:
-                if token is not None:
-                    asked = True
-                    self._wishes.append(token)
-                    if token.stops:
-                        self._stopping = True
-                        self._give_up_at = token.until
-                token = self._mailbox.get_nowait()
-        except queue.Empty:
-            return asked
+                self._mailbox.get_nowait()
+        asked = False
+        while self._asked:  # taken out last: an exception before that must cost nobody the wish
+            wish = self._asked[0]
+            self._wishes.append(wish)
+            asked = True
+            if wish.stops:
+                self._stopping = True
+                self._give_up_at = wish.until
+            self._asked.popleft()
+        return asked
 
     def _grant(self, reason: str | None, wishes: list[_Wish]) -> None:
         for wish in wishes:
