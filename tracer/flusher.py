@@ -21,7 +21,7 @@ from tenacity import RetryCallState
 
 from tracer.buffer import NEVER, Buffer
 from tracer.config import Config
-from tracer.context import CURRENT, Suppression
+from tracer.context import CURRENT, OwnWork
 from tracer.delivery import Delivery
 from tracer.errors import AuthError, TransientError, TransportError
 from tracer.retry import retrying
@@ -198,7 +198,7 @@ class Flusher:
     def _run(self) -> None:
         """Work until told to stop, and go on after a failure of ours."""
         # nothing we call is recorded, and the span that was current at our start is let go
-        CURRENT.set(Suppression(None))
+        CURRENT.set(OwnWork(None))
         failure: BaseException | None = None
         while not self._stopped:
             try:

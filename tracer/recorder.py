@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 from zlib import crc32
 
 from tracer.buffer import Buffer
 from tracer.callables import Bind, processed
 from tracer.clock import UUID_FORM, Clock, IdSource, wire_session_id
-from tracer.context import CURRENT, Link, nearest, restore
+from tracer.context import CURRENT, Link, OwnWork, nearest, restore
 from tracer.encode import Encoder, encode
 from tracer.errors import Guard, describe
 from tracer.event import (
@@ -75,6 +76,7 @@ class Recorder:
         self.clock = clock or Clock()
         self.ids = ids or IdSource()
         self.epoch = 0
+        self.reentrant = count()  # what our own work would have recorded
         self.on_fork: Callable[[], None] = _nothing
         self._source = None if source is None else encode(source)
         self._source_member = "" if source is None else f'"source":{encode(source).decode()},'
@@ -121,6 +123,8 @@ class Recorder:
             elif isinstance(link, Session):
                 session, parent_id = link, None
             else:
+                if isinstance(link, OwnWork):
+                    next(self.reentrant)
                 return None
             if not session.sampled:
                 return None

@@ -19,6 +19,7 @@ from tracer.callables import check_fields
 from tracer.carrier import Extracted, extract, inject
 from tracer.config import Config
 from tracer.context import Suppress, Suppression, nearest
+from tracer.counts import value_of
 from tracer.decorators import SPAN_FIELDS, SpanFactory
 from tracer.encode import Encoder
 from tracer.errors import Guard
@@ -203,6 +204,7 @@ class Tracer:
             bytes_sent=delivery.bytes_sent if delivery else 0,
             truncated_values=self._encoder.truncated,
             redaction_failures=self._redactor.failed if self._redactor else 0,
+            reentrant_records=value_of(self._recorder.reentrant),
             failures=self._guard.count,
             flusher_restarts=flusher.restarts if flusher else 0,
             last_error=delivery.last_error if delivery else None,

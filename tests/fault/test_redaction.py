@@ -11,7 +11,7 @@ import corpus
 import orjson
 import pytest
 
-from tracer.context import CURRENT, Suppression
+from tracer.context import CURRENT, OwnWork
 from tracer.redact import Redactor
 
 CANARY = "canary-7f3a"
@@ -108,7 +108,7 @@ def test_f70_what_a_hook_records_is_no_event(hook: str) -> None:
         return HOOKS[hook][0](value)
 
     Redactor(hook=looks)(b'{"a":1}')
-    assert [type(link) for link in inside] == [Suppression]
+    assert [type(link) for link in inside] == [OwnWork]
     assert CURRENT.get() is None
 
 
