@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import mmap
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from tracer.segment import (
     build_frame,
     private_memory,
 )
+from tracer.voice import log
 
 __all__ = ["Books", "Buffer"]
 
@@ -30,8 +30,6 @@ FULL_SIZE = 8 << 20
 PATIENCE = 100  # looks at the counters of writers, for two in a row that agree
 MAX_NESTED = 4  # signals faster than a segment is made would otherwise make them without end
 NEVER = 1 << 62  # a sequence number no event reaches: nobody needs to be woken
-
-log = logging.getLogger("tracer")
 
 
 class Books(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 # getaddrinfo looks for it, and the thread must not import
 import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]  # see above
-import logging
 import os
 import queue
 import time
@@ -27,6 +26,7 @@ from tracer.errors import AuthError, TransientError, TransportError
 from tracer.retry import retrying
 from tracer.segment import EVENT
 from tracer.transport import Transport
+from tracer.voice import log
 
 __all__ = ["Flusher"]
 
@@ -35,8 +35,6 @@ DOOMED_EXIT = 0.5  # seconds to wait at exit for a server that failed; the journ
 ADOPT_EVERY = 3.0  # seconds between looks for journals of killed siblings
 RESTART_PAUSE = 0.5  # seconds before work goes on after a failure of ours
 MAX_RESTARTS = 5  # a minute: a failure that comes back must not cost a processor
-
-log = logging.getLogger("tracer")
 
 
 class _Wish:

@@ -31,6 +31,7 @@ from tracer.schema import EventUpdate, fields_of
 from tracer.sessions import SessionFactory
 from tracer.spans import INERT_SPAN, Session, Span
 from tracer.surroundings import Outlet, Surroundings, redactor_of, segment_source
+from tracer.voice import log
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from tracer.flusher import Flusher
 
 __all__ = ["Source", "Tracer"]
-
-log = logging.getLogger("tracer")
 
 UPDATE_FIELDS = frozenset(fields_of(EventUpdate))
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpcore
+import httpx
 import pytest
-from fakes import ContractServer
-from programs import environment, run
+from fakes import Answer, ContractServer, Seen
+from journal import events, local_tracer
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from programs import assert_books, environment, run, wait_until
+
+from tracer import Tracer
 
 RUNS = [pytest.param(1, id="once"), pytest.param(20, id="20", marks=pytest.mark.slow)]
 
@@ -23,6 +35,16 @@ def mode(request: pytest.FixtureRequest) -> str:
 def server() -> Iterator[ContractServer]:
     with ContractServer() as running:
         yield running
+
+
+def tracer_of(server: ContractServer, mode: str, directory: Path, **options: Any) -> Tracer:
+    return Tracer(
+        server_url=server.url,
+        durable=mode == "D",
+        spool_dir=directory / "spool",
+        flush_interval=0.5,
+        **options,
+    )
 
 
 # What both programs below end with: who recorded what is compared with what arrived.
@@ -140,6 +162,249 @@ def test_f68_finalizers_record_while_we_record_and_while_we_send(
         assert said["dropped"] == {}
         assert server.events.keys() >= set(said["ids"])
     assert server.resent == 0
+
+
+# -- our own work is watched --------------------------------------------------------------------
+
+
+class Recording(logging.Handler):
+    """Record an event for each line any library logs."""
+
+    def __init__(self, t: Tracer) -> None:
+        super().__init__(logging.DEBUG)
+        self.lines = 0
+        self._tracer = t
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines += 1
+        with self._tracer.tool("log", inputs={"line": record.getMessage()}):
+            pass
+
+
+@pytest.fixture
+def decorated_httpx(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tracer], None]:
+    """Return what decorates every way in httpx, and in the engine inside it, to send a request."""
+
+    def decorate(t: Tracer) -> None:
+        for owner, name in (
+            (httpx.Client, "send"),
+            (httpx.Client, "request"),
+            (httpx.HTTPTransport, "handle_request"),
+            (httpx.Response, "iter_raw"),
+            (httpcore.ConnectionPool, "handle_request"),
+            (httpcore.HTTPConnection, "handle_request"),
+        ):
+            monkeypatch.setattr(owner, name, t.chain(getattr(owner, name)))
+
+    return decorate
+
+
+@pytest.fixture
+def spans_of_httpx() -> Iterator[InMemorySpanExporter]:
+    """Instrument httpx as OpenTelemetry does; what it makes of our requests is kept."""
+    kept, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    instrumentor = HTTPXClientInstrumentor()
+    instrumentor.instrument(tracer_provider=provider)
+    yield kept
+    instrumentor.uninstrument()
+
+
+@pytest.mark.parametrize("seconds", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_f69_one_event_is_two_requests_and_nothing_of_them_is_an_event(
+    seconds: int,
+    server: ContractServer,
+    mode: str,
+    tmp_path: Path,
+    decorated_httpx: Callable[[Tracer], None],
+    spans_of_httpx: InMemorySpanExporter,
+) -> None:
+    t = tracer_of(server, mode, tmp_path)
+    decorated_httpx(t)
+    handler, root = Recording(t), logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        with t.tool("mine"):
+            pass
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            assert t.flush(10).ok  # what echoed would be sent at once, and echo again
+        assert [e["event_name"] for e in server.events.values()] == ["mine"]
+        assert len(server.seen) <= 3
+        assert t.stats().recorded == 1
+        assert t.stats().reentrant_records >= handler.lines > 0
+        assert spans_of_httpx.get_finished_spans() == ()
+        assert t.shutdown(10).ok
+        assert t.stats().recorded == 1
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def test_f69_a_line_that_a_caller_logs_for_us_is_no_event(tmp_path: Path) -> None:
+    with local_tracer(tmp_path) as t:
+        handler = Recording(t)
+        logging.getLogger("tracer").addHandler(handler)
+        try:
+            assert list(t.chain(reduce=lambda _: 1 / 0)(lambda: (yield 1))()) == [1]
+        finally:
+            logging.getLogger("tracer").removeHandler(handler)
+        assert handler.lines == 1
+        assert [e["event_name"] for e in events(t)] == ["<lambda>"]
+
+
+# -- who listens to our log ---------------------------------------------------------------------
+
+
+class Listening(logging.Handler):
+    """Do something to the tracer, or to the thread, for each line of ours."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.lines = 0
+        self._act = act
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines += 1
+        self._act()
+
+
+class Trouble(BaseException):
+    """What no `except Exception` catches."""
+
+
+def fail(error: type[BaseException]) -> None:
+    raise error
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[Callable[[], object]], Listening]]:
+    """Return what lets a handler act on each line of ours; it stops with the test."""
+    logger, added = logging.getLogger("tracer"), list[logging.Handler]()
+
+    def add(act: Callable[[], object]) -> Listening:
+        handler = Listening(act)
+        added.append(handler)
+        logger.addHandler(handler)
+        return handler
+
+    yield add
+    for handler in added:
+        logger.removeHandler(handler)
+
+
+ACTS: dict[str, Callable[[Tracer], object]] = {
+    "raises": lambda _: fail(ZeroDivisionError),
+    "exits": lambda _: fail(SystemExit),
+    "raises what is no Exception": lambda _: fail(Trouble),
+    "flushes": lambda t: t.flush(20),
+    "records": lambda t: t.log_event("tool", "line"),
+    "looks": lambda t: t.stats(),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_f71_a_log_handler_on_the_thread_that_sends_stops_nothing(
+    act: str, mode: str, tmp_path: Path, listen: Callable[[Callable[[], object]], Listening]
+) -> None:
+    """There is no `on_error` yet: what hears of our failures is a handler of our logger."""
+    refused = iter([True])
+
+    def verdict(seen: Seen) -> Answer | None:
+        return Answer(500) if seen.is_batch and next(refused, False) else None
+
+    with ContractServer(verdict) as server:
+        t = tracer_of(server, mode, tmp_path)
+        handler = listen(lambda: ACTS[act](t))
+        with t.tool("work"):
+            pass
+        wait_until(lambda: t.flush(2).ok, 5)
+        assert handler.lines >= 1
+        assert [e["event_name"] for e in server.events.values()] == ["work"]
+        ended = t.shutdown(10)
+        assert ended.ok
+        assert ended.seconds < 2
+        assert_books(t.stats())
+
+
+def test_f71_a_log_handler_may_shut_down_from_the_thread_that_sends(
+    mode: str, tmp_path: Path, listen: Callable[[Callable[[], object]], Listening]
+) -> None:
+    with ContractServer(lambda seen: Answer(500) if seen.is_batch else None) as server:
+        t = tracer_of(server, mode, tmp_path)
+        listen(lambda: t.shutdown(1))
+        with t.tool("work"):
+            pass
+        began = time.monotonic()
+        t.flush(10)
+        assert not t.shutdown(1).ok
+        assert time.monotonic() - began < 5
+        stats = t.stats()
+        assert (stats.recorded, stats.spooled + stats.dropped.get("shutdown", 0)) == (1, 1)
+        assert_books(stats)
+
+
+def test_f71_a_log_handler_that_blocks_holds_up_the_sending_alone(
+    mode: str, tmp_path: Path, listen: Callable[[Callable[[], object]], Listening]
+) -> None:
+    refused, blocked, go = iter([True]), threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocked.set()
+        assert go.wait(20)
+
+    def verdict(seen: Seen) -> Answer | None:
+        return Answer(500) if seen.is_batch and next(refused, False) else None
+
+    with ContractServer(verdict) as server:
+        t = tracer_of(server, mode, tmp_path)
+        listen(block)
+        with t.tool("work"):
+            pass
+        assert not t.flush(0.1).ok
+        assert blocked.wait(10)
+        began = time.monotonic()
+        for _ in range(1000):
+            with t.tool("meanwhile"):
+                pass
+        assert not t.flush(0.1).ok
+        assert time.monotonic() - began < 2
+        assert_books(t.stats())
+        go.set()
+        wait_until(lambda: t.flush(2).ok, 5)
+        assert len(server.events) == 1001
+        assert t.shutdown(10).ok
+        assert_books(t.stats())
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, OSError])
+def test_f71_a_log_handler_that_raises_on_a_callers_thread_costs_no_event(
+    error: type[Exception],
+    server: ContractServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    listen: Callable[[Callable[[], object]], Listening],
+) -> None:
+    """The disk fails: memory takes the place of the journal, which the caller's thread says."""
+    t = tracer_of(server, "D", tmp_path)
+    handler = listen(lambda: fail(error))
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tracer.spool.os.open", full)
+    with t.tool("work"):
+        pass
+    monkeypatch.undo()
+    assert handler.lines == 1
+    assert t.stats().mode == "M: the disk failed"
+    assert_books(t.stats())
+    assert t.flush(10).ok
+    assert [e["event_name"] for e in server.events.values()] == ["work"]
+    assert t.shutdown(10).ok
+    assert_books(t.stats())
 
 
 def reported(source: str, server: ContractServer, mode: str, directory: Path) -> dict[str, Any]:
