@@ -13,7 +13,7 @@ from tracer.callables import Bind, processed
 from tracer.clock import UUID_FORM, Clock, IdSource, wire_session_id
 from tracer.context import CURRENT, Link, OwnWork, nearest, restore
 from tracer.encode import Encoder, encode
-from tracer.errors import Guard, describe
+from tracer.errors import Guard
 from tracer.event import (
     Encoded,
     Fields,
@@ -24,7 +24,7 @@ from tracer.event import (
     object_json,
     shorten,
 )
-from tracer.failures import details, is_cancellation
+from tracer.failures import details, is_cancellation, text_of
 from tracer.segment import ENDS, EVENT, SESSION, UPDATE
 from tracer.spans import NOTHING, Session, Span
 
@@ -196,7 +196,7 @@ class Recorder:
     def _take_error(self, span: Span, error: BaseException) -> None:
         """Record what was raised: text, and in the metadata type, message and where."""
         if "error" not in span.fields:
-            span.fields["error"] = self.encoder.value(describe(error))
+            span.fields["error"] = self.encoder.value(text_of(error))
         if is_cancellation(error):
             span.note(cancelled=True)
         elif self._tracebacks:
@@ -286,7 +286,7 @@ class Recorder:
                 "duration": round(duration, 3),
             }
             if error is not None:
-                given["metadata"] = {"error": describe(error)}
+                given["metadata"] = {"error": text_of(error)}
             self.update(session, session.id, given, ENDS)
 
     def update(

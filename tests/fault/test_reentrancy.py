@@ -14,7 +14,7 @@ import httpcore
 import httpx
 import pytest
 from fakes import Answer, ContractServer, Seen
-from journal import events, local_tracer
+from journal import events, local_tracer, only
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -405,6 +405,50 @@ def test_f71_a_log_handler_that_raises_on_a_callers_thread_costs_no_event(
     assert [e["event_name"] for e in server.events.values()] == ["work"]
     assert t.shutdown(10).ok
     assert_books(t.stats())
+
+
+# -- values and errors that are decorated -------------------------------------------------------
+
+
+def test_f72_a_decorated_repr_of_a_value_is_no_event(tmp_path: Path) -> None:
+    with local_tracer(tmp_path) as t:
+
+        class Shown:
+            def __init__(self) -> None:
+                self.me = self
+
+            @t.tool
+            def __repr__(self) -> str:
+                return f"<shown {self.me!s}>"  # without end, if anybody asked
+
+            __str__ = __repr__
+
+        shown: Any = Shown()
+        t.chain(lambda *given: given)(shown, [shown], {"a": {shown}})
+        assert only(t)["inputs"]["given"][0]["__type__"].endswith("Shown")
+        assert t.stats().failures == 0
+
+
+def test_f72_a_decorated_text_of_an_error_is_no_event(tmp_path: Path) -> None:
+    with local_tracer(tmp_path) as t:
+
+        class Shown(Exception):  # noqa: N818 - a value as any other
+            @t.tool
+            def __str__(self) -> str:
+                with t.chain("inside"):
+                    return f"shown {self!s}" if self.args else "shown"
+
+        @t.chain
+        def fails(error: Exception) -> None:
+            raise error
+
+        for error, said in ((Shown(), "Shown: shown"), (Shown("more"), "<str raised Recursion")):
+            with pytest.raises(Shown):
+                fails(error)
+            assert said in events(t)[-1]["error"]
+        assert [e["event_name"] for e in events(t)] == ["fails", "fails"]
+        assert t.stats().reentrant_records > 0
+        assert t.current_span() is None
 
 
 def reported(source: str, server: ContractServer, mode: str, directory: Path) -> dict[str, Any]:
