@@ -92,6 +92,21 @@ def test_f75_an_early_break_gives_one_event(
         assert event.get("error") in (None, "CancelledError")
 
 
+def test_f75_what_is_open_when_the_loop_ends_is_closed_quietly(
+    tracer: Tracer, counting: Agen
+) -> None:
+    async def main() -> list[Any]:
+        open_ones: list[Any] = [counting() for _ in range(20)]
+        for agen in open_ones:
+            assert await agen.__anext__() == 0
+        return open_ones
+
+    assert len(asyncio.run(main())) == 20
+    found = events(tracer)
+    assert [stream_of(e) for e in found] == [{"completed": False, "items": 1}] * 20
+    assert not [e for e in found if "error" in e]
+
+
 def test_f75_cancelled_in_a_step(tracer: Tracer) -> None:
     @tracer.chain
     async def waits() -> AsyncIterator[int]:

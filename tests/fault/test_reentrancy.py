@@ -334,13 +334,15 @@ def test_f71_a_log_handler_may_shut_down_from_the_thread_that_sends(
 ) -> None:
     with ContractServer(lambda seen: Answer(500) if seen.is_batch else None) as server:
         t = tracer_of(server, mode, tmp_path)
-        listen(lambda: t.shutdown(1))
+        waited: list[float] = []
+        listen(lambda: waited.append(t.shutdown(1).seconds))
         with t.tool("work"):
             pass
         began = time.monotonic()
         t.flush(10)
         assert not t.shutdown(1).ok
         assert time.monotonic() - began < 5
+        assert 0 <= max(waited) < 0.5, "the thread does not wait for itself"
         stats = t.stats()
         assert (stats.recorded, stats.spooled + stats.dropped.get("shutdown", 0)) == (1, 1)
         assert_books(stats)
