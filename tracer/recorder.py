@@ -165,14 +165,18 @@ class Recorder:
                 self._notice_fork()
             if span.epoch != self.epoch:  # a forked child leaves it to the parent
                 return
-            fields = span.fields
+            fields, interrupt = span.fields, None
             if outputs is not NOTHING and "outputs" not in fields:  # `Span.set` has the last word
-                self._take_outputs(span, outputs)
+                interrupt = self._take_outputs(span, outputs)
+            if interrupt is not None:
+                error = interrupt
             if error is not None:
                 self._take_error(span, error)
             if span.noted is not None:
                 merge(fields, {"metadata": span.noted}, self.encoder)
             self._write_event(span, span.start_ms, duration)
+            if interrupt is not None:
+                raise interrupt
         except RecursionError:  # there is no room for a call, not even to the guard
             span.ended = True
             self.guard.count += 1
@@ -181,17 +185,26 @@ class Recorder:
             restore(span)  # whatever failed may have come before that
             self.guard.caught("the end of a span", failure)
 
-    def _take_outputs(self, span: Span, outputs: Any) -> None:
-        """Keep what a call returned, as far as its decorator and the tracer want it kept."""
+    def _take_outputs(self, span: Span, outputs: Any) -> BaseException | None:
+        """Keep what a call returned, as far as its decorator and the tracer want it kept.
+
+        Returns: the interrupt that a value's serializer raised, for after the event is written.
+        """
         shape = span.shape
         takes, process = shape.takes_outputs, shape.process_outputs
-        if self._takes_outputs if takes is None else takes:
-            if process is not None:
-                outputs = processed(process, outputs, "process_outputs")
-            if type(outputs) is Encoded:
-                span.fields["outputs"] = bytes(outputs)  # orjson reads no subclass
-            else:
-                span.fields["outputs"] = self.encoder.object(outputs)
+        try:
+            if self._takes_outputs if takes is None else takes:
+                if process is not None:
+                    outputs = processed(process, outputs, "process_outputs")
+                if type(outputs) is Encoded:
+                    span.fields["outputs"] = bytes(outputs)  # orjson reads no subclass
+                else:
+                    span.fields["outputs"] = self.encoder.object(outputs)
+        except Exception:
+            raise
+        except BaseException as interrupt:  # noqa: BLE001 - see above
+            return interrupt
+        return None
 
     def _take_error(self, span: Span, error: BaseException) -> None:
         """Record what was raised: text, and in the metadata type, message and where."""

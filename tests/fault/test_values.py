@@ -28,7 +28,8 @@ import orjson
 import pandas  # type: ignore[import-untyped]  # it brings no types
 import pydantic
 import pytest
-from programs import run
+from journal import events, local_tracer
+from programs import assert_books, run
 from pydantic import v1
 
 from tracer import suppress
@@ -746,6 +747,36 @@ def test_f92_an_interrupt_inside_a_serializer_reaches_the_caller_once(
                 encode_object(shaped)
             assert CURRENT.get() is None
     assert decoded({"after": Same()})["after"]["repr"] == "<Same object>"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_f92_the_event_of_an_interrupted_serializer_is_still_counted(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    with local_tracer(tmp_path) as t:
+        ran = []
+
+        @t.tool
+        def takes(value: object) -> None:
+            ran.append(value)
+
+        @t.tool
+        def gives() -> object:
+            ran.append(value)
+            return value
+
+        for value in interrupting(error):
+            with pytest.raises(error):
+                takes(value)
+            assert ran == [], "it came before the call"
+            with pytest.raises(error):
+                gives()
+            assert len(ran) == 1
+            ran.clear()
+            assert t.current_span() is None
+        said = [(e["event_name"], e["error"], "outputs" in e) for e in events(t)]
+        assert said == [("gives", error.__name__, False)] * 3
+        assert_books(t.stats())
 
 
 def test_f92_another_exception_inside_a_serializer_does_not() -> None:
