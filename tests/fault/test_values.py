@@ -28,11 +28,12 @@ import orjson
 import pandas  # type: ignore[import-untyped]  # it brings no types
 import pydantic
 import pytest
+from collector_process import CollectorProcess
 from journal import events, local_tracer
-from programs import assert_books, run
+from programs import assert_books, run, stored
 from pydantic import v1
 
-from tracer import suppress
+from tracer import Tracer, suppress
 from tracer.context import CURRENT
 from tracer.encode import MAX_BYTES, Encoder, encode, encode_object
 from tracer.walk import MAX_NODES
@@ -202,6 +203,30 @@ def test_f86_naughty_strings_round_trip_or_show_what_could_not() -> None:
     assert orjson.loads(encode(texts)) == [
         t.encode("utf-8", "backslashreplace").decode() for t in texts
     ]
+
+
+def test_f86_no_batch_is_rejected_because_of_its_text(
+    tmp_path: Path, collector: CollectorProcess
+) -> None:
+    texts = list(naughty())
+    t = Tracer(server_url=collector.url, spool_dir=tmp_path / "spool", redact=False)
+    with t.session("".join(texts), metadata=dict.fromkeys(texts)):
+        pass  # of another name than an event has
+    shown: dict[str, str] = {}
+    for text in texts:
+        with t.tool(text, inputs={text: text}, metadata={text: text}) as span:
+            span.set(outputs=[text], error=text)
+        shown[span.id] = text.encode("utf-8", "backslashreplace").decode()
+    assert t.flush(30).ok
+    assert t.shutdown(30).ok
+    stats = t.stats()
+    assert (stats.delivered, stats.dropped, stats.last_error) == (len(texts), {}, None)
+    rows = stored(collector.db)
+    assert len(rows) == len(texts)
+    for row in rows:
+        said = shown[row.event_id]
+        assert (row.inputs, row.outputs) == ({said: said}, {"result": [said]})
+        assert row.name == (said or "tool")
 
 
 def test_f87_what_can_be_read_once_is_neither_read_nor_moved(tmp_path: Path) -> None:
