@@ -38,7 +38,7 @@ from tracer.context import CURRENT
 from tracer.encode import MAX_BYTES, Encoder, encode, encode_object
 from tracer.walk import MAX_NODES
 
-GENEROUS = 20  # times the limit of the table: a busy machine must not decide
+GENEROUS = 4  # times the limit of the table, for slower machines; ours keeps to the limit
 
 
 def decoded(value: object) -> Any:
@@ -46,12 +46,12 @@ def decoded(value: object) -> Any:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Return the best of five."""
+    """Return the best of five, in time of this thread: what else runs here takes none of it."""
     best = float("inf")
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         call()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.thread_time() - began)
     return best
 
 
@@ -86,10 +86,15 @@ def test_f83_cycles_and_ten_thousand_levels_end_at_a_marker() -> None:
         (lambda: "€" * 50_000_000, {"characters": 50_000_000}),
         (lambda: [1234567] * 12_000_000, {"items": 12_000_000}),
         (lambda: dict.fromkeys(range(2_000_000), 1), {"members": 2_000_000}),
+        pytest.param(
+            lambda: dict.fromkeys(range(10_000_000), 1),
+            {"members": 10_000_000},
+            marks=pytest.mark.slow,
+        ),
         (lambda: {1} | set(range(2_000_000)), {"items": 2_000_000}),
         (lambda: ["a document of many words " * 400] * 10_000, {"items": 10_000}),
     ],
-    ids=["str", "wide str", "list", "dict", "set", "list of long texts"],
+    ids=["str", "wide str", "list", "dict", "dict of 10 million", "set", "list of long texts"],
 )
 def test_f84_what_is_far_too_large_is_cut_before_it_is_encoded(
     make: Callable[[], Any], size: dict[str, int], *, as_argument: bool
