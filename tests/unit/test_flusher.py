@@ -91,13 +91,15 @@ def test_a_busy_caller_is_not_followed_event_by_event(
     ids: set[str] = set()
     sizes: list[int] = []
     asked: list[bool] = []
+    calling = threading.Lock()  # a flush is for what was recorded before it
 
     def deliver(self: Delivery, session: bytes, frames: Any) -> None:
         sizes.append(len(frames))
-        if len(sizes) < 50 and not asked:  # as a caller does meanwhile
-            caller = threading.Thread(target=lambda: ids.update(work(t, 30)))
-            caller.start()
-            caller.join()
+        with calling:
+            if len(sizes) < 50 and not asked:  # as a caller does meanwhile
+                caller = threading.Thread(target=lambda: ids.update(work(t, 30)))
+                caller.start()
+                caller.join()
         real(self, session, frames)
 
     monkeypatch.setattr(Delivery, "_deliver", deliver)
@@ -105,7 +107,8 @@ def test_a_busy_caller_is_not_followed_event_by_event(
         ids.update(work(t, 100))
         wait_until(lambda: t.stats().recorded - t.stats().delivered < 100)
     assert len(sizes) <= 22, "a drain may end in one that is not full, and no more follow it"
-    asked.append(True)
+    with calling:
+        asked.append(True)
     assert t.flush(10).ok, "who asks waits for no full batch"
     assert set(server.events) == ids
     assert t.shutdown(10).ok
