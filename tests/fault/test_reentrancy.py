@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -147,6 +148,9 @@ made = {who: len(times) for who, times in made.items()}
 """
 
 
+# Before 3.12 a collection may begin within `ContextVar.set`; a finalizer that sets one, too, then
+# frees what the first is reading, and the interpreter crashes (a dozen lines without us do so).
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="CPython crashes in ContextVar.set")
 @pytest.mark.parametrize("runs", RUNS)
 @pytest.mark.timeout(600)
 def test_f68_finalizers_record_while_we_record_and_while_we_send(
