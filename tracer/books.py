@@ -38,6 +38,8 @@ class Stats:
             the sum.
         truncated_values: values that were cut to fit.
         redaction_failures: fields that a marker replaced because masking them failed.
+        reentrant_records: what would have been recorded inside our own work, on the thread that
+            sends or in a function that masks or describes a value, and therefore was not.
         failures: errors of ours that were kept away from the program.
         flusher_restarts: how often the background thread went on after one of those.
         mode: D (journal on disk) or M (memory), and why.
@@ -57,6 +59,7 @@ class Stats:
     recorded_interrupted: int
     truncated_values: int
     redaction_failures: int
+    reentrant_records: int
     failures: int
     flusher_restarts: int
     last_error: str | None

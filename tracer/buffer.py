@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from threading import RLock
@@ -12,6 +11,7 @@ from tracer.errors import SpoolError
 from tracer.frame import DELIVERED, EVENT, EVENT_ID, OPEN, SUPERSEDED
 from tracer.memory import SegmentSource
 from tracer.segment import Frame, Segment
+from tracer.voice import log
 from tracer.writer import FIRST_SIZE, FULL_SIZE, NEVER, Writer
 
 __all__ = ["Books", "Buffer"]
@@ -19,8 +19,6 @@ __all__ = ["Books", "Buffer"]
 IDLE = 60.0  # seconds without a write after which what was delivered leaves the disk
 DISK_AGAIN = 5.0  # seconds between two looks whether a disk that failed works again
 QUIET = 60.0  # seconds between two log lines about what the cap costs
-
-log = logging.getLogger("tracer")
 
 
 class Books(NamedTuple):

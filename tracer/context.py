@@ -17,6 +17,7 @@ __all__ = [
     "Block",
     "Foreign",
     "Link",
+    "OwnWork",
     "Suppress",
     "Suppression",
     "innermost",
@@ -50,6 +51,12 @@ class Suppression(Link):
 
     def __init__(self, up: Link | None) -> None:
         super().__init__(None, up)
+
+
+class OwnWork(Suppression):
+    """A suppression around work of ours: what would be recorded in it is counted instead."""
+
+    __slots__ = ()
 
 
 class Foreign(Link):
@@ -180,7 +187,7 @@ class Suppress:
 
 def quietly(func: Callable[[V], R], value: V) -> R:
     """Call the user's `func` where nothing it does is recorded: what our own work calls."""
-    quiet = Suppression(CURRENT.get())
+    quiet = OwnWork(CURRENT.get())
     CURRENT.set(quiet)
     try:
         return func(value)

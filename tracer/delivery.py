@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from typing import Any
@@ -34,6 +33,7 @@ from tracer.frame import (
 from tracer.segment import Frame
 from tracer.transport import MAX_ANSWER, Request, Transport
 from tracer.updates import merged
+from tracer.voice import log
 
 __all__ = ["Delivery"]
 
@@ -42,8 +42,6 @@ QUIET = 60.0  # seconds between two log lines about the same kind of failure
 
 # The start of every session frame, as recorder.py writes it: enough to open the session with.
 _ID_AND_NAME = re.compile(rb'{"session_id":"[^"]*","session_name":"(?:[^"\\]|\\.)*"')
-
-log = logging.getLogger("tracer")
 
 
 class _Opened:

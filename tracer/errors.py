@@ -17,8 +17,8 @@ TracerError
 from __future__ import annotations
 
 import errno
-import logging
 from types import TracebackType
+from typing import Protocol
 
 __all__ = [
     "AuthError",
@@ -115,6 +115,12 @@ class RejectedError(TransportError):
     """The server understood the request and refuses it; unchanged it stays refused."""
 
 
+class Speaker(Protocol):
+    """What a guard says through: a logger, or what stands before one."""
+
+    def warning(self, message: str, /, *args: object) -> None: ...
+
+
 class Guard:
     """Keep our failures out of the user's call: log each cause once, count all of them.
 
@@ -123,7 +129,7 @@ class Guard:
     KeyboardInterrupt or SystemExit.
     """
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: Speaker) -> None:
         self._logger = logger
         self._seen: set[tuple[str, type[BaseException]]] = set()
         self.count = 0

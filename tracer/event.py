@@ -15,7 +15,7 @@ import orjson
 
 from tracer.callables import Capture
 from tracer.encode import Encoder, encode, encode_object
-from tracer.errors import describe
+from tracer.failures import text_of
 from tracer.schema import EVENT_TYPES
 
 __all__ = ["OBJECTS", "Encoded", "Fields", "Shape", "event_json", "mask_fields", "merge"]
@@ -106,7 +106,7 @@ def merge(fields: Fields, given: Mapping[str, Any], encoder: Encoder) -> None:
 def _error_text(error: Any) -> str:
     # the server takes text alone: an exception object given to `Span.set` would cost the event
     if isinstance(error, BaseException):
-        return describe(error)
+        return text_of(error)
     return error if isinstance(error, str) else encode(error).decode()
 
 

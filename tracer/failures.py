@@ -9,15 +9,21 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+from tracer.context import quietly
 from tracer.errors import describe
 
-__all__ = ["details", "is_cancellation"]
+__all__ = ["details", "is_cancellation", "text_of"]
 
 MAX_FRAMES = 50  # the outermost 10 and the innermost 40
 OUTER_FRAMES = 10
 MAX_CHAIN = 5  # causes and contexts behind an exception
 
 _CANCELLATIONS = frozenset((("asyncio.exceptions", "CancelledError"), ("trio", "Cancelled")))
+
+
+def text_of(error: BaseException) -> str:
+    """Return an exception as `TypeName: message`; what its `__str__` does is no event."""
+    return quietly(describe, error)
 
 
 def is_cancellation(error: BaseException) -> bool:
@@ -49,7 +55,7 @@ def _behind(error: BaseException) -> BaseException | None:
 def _one(error: BaseException) -> dict[str, Any]:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else _full_name(kind)
-    found: dict[str, Any] = {"type": name, "message": describe(error).partition(": ")[2]}
+    found: dict[str, Any] = {"type": name, "message": text_of(error).partition(": ")[2]}
     frames = _frames(error.__traceback__)
     if frames:
         found["traceback"] = "\n".join(frames)

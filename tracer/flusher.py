@@ -8,7 +8,6 @@ from __future__ import annotations
 
 # getaddrinfo looks for it, and the thread must not import
 import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]  # see above
-import logging
 import os
 import queue
 import time
@@ -21,22 +20,22 @@ from tenacity import RetryCallState
 
 from tracer.buffer import Buffer
 from tracer.config import Config
-from tracer.context import CURRENT, Suppression
+from tracer.context import CURRENT, OwnWork
 from tracer.delivery import Delivery
 from tracer.errors import AuthError, TransientError, TransportError
 from tracer.retry import retrying
 from tracer.transport import Transport
+from tracer.voice import log
 from tracer.writer import NEVER
 
 __all__ = ["Flusher"]
 
 MAX_BATCH_BYTES = 4 << 20  # a request's events, unless one alone is larger
 DOOMED_EXIT = 0.5  # seconds to wait at exit for a server that failed; the journal keeps the rest
+LETTING_GO = 0.2  # seconds beyond its time that a shutdown waits for the books to be closed
 ADOPT_EVERY = 3.0  # seconds between looks for journals of killed siblings
 RESTART_PAUSE = 0.5  # seconds before work goes on after a failure of ours
 MAX_RESTARTS = 5  # a minute: a failure that comes back must not cost a processor
-
-log = logging.getLogger("tracer")
 
 
 class _Wish:
@@ -83,7 +82,8 @@ class Flusher:
         self._pid = os.getpid()
         self._transport = self._make_transport(self._config.timeout)
         self._delivery = Delivery(self._buffer, self._transport)
-        self._mailbox: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
+        self._mailbox: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asked: deque[_Wish] = deque()  # beside the mailbox: see `_take`
         self._threads: dict[str, Thread] = {}
         self._wishes: list[_Wish] = []
         self._stopping = self._failing = False
@@ -131,7 +131,8 @@ class Flusher:
             self._finish()  # nothing was recorded: no thread, no connection
             return None
         wish = _Wish(self._buffer.writer.drawn, stops=stops, until=time.monotonic() + timeout)
-        self._mailbox.put(wish)
+        self._asked.append(wish)
+        self._mailbox.put(None)
         if current_thread() in self._threads.values():  # a hook, or the last reference died there
             return "asked by the thread that sends: it cannot wait for itself"
         self._start()
@@ -139,7 +140,8 @@ class Flusher:
             if not stops:
                 return "no thread can be started"
             self._send_here(wish.until)
-        if not wish.done.wait(timeout):
+        # the thread gives up when the time is over, and then still has to count what it leaves
+        if not wish.done.wait(timeout + LETTING_GO if stops else timeout):
             if self._stopped:  # by another thread, just now
                 return self._reason
             return f"not done within {timeout:g} s" + (f": {self._error}" if self._failing else "")
@@ -202,14 +204,17 @@ class Flusher:
     def _run(self) -> None:
         """Work until told to stop, and go on after a failure of ours."""
         # nothing we call is recorded, and the span that was current at our start is let go
-        CURRENT.set(Suppression(None))
-        pause = 0.0
+        CURRENT.set(OwnWork(None))
+        failure: BaseException | None = None
         while not self._stopped:
             try:
-                self._rest(pause)
+                if failure is not None:
+                    pause = self._after_failure(failure)
+                    failure = None
+                    self._rest(pause)
                 self._work()
             except BaseException as error:  # noqa: BLE001 - nobody is above; without us all waits
-                pause = self._after_failure(error)
+                failure = error  # looked at above, where a second one is caught, too
         self._threads.clear()
         self._take(0)
         self._grant(self._reason, self._wishes[:])
@@ -226,8 +231,7 @@ class Flusher:
 
     def _after_failure(self, error: BaseException) -> float:
         """Say it, let nobody wait for it; return how long to pause."""
-        if not self._failures:
-            log.warning("sending failed (%s: %s), and goes on", type(error).__name__, error)
+        first = not self._failures
         self.restarts += 1
         now = time.monotonic()
         full = len(self._failures) == MAX_RESTARTS
@@ -238,6 +242,8 @@ class Flusher:
             self._buffer.refuse_writes()
             self._stopped = True
         self._grant(self._reason, self._wishes[:])
+        if first:  # last: a handler that exits comes back here as the next failure
+            log.warning("sending failed (%s), and goes on", self._reason)
         return pause
 
     def _rest(self, pause: float) -> None:
@@ -265,26 +271,27 @@ class Flusher:
         self._buffer.tend(time.monotonic())
         full = self._config.batch_size
         self._buffer.wake_after(full)
-        self._take(self._config.flush_interval if self._buffer.unread < full else 0)
+        waits = self._buffer.unread < full and not self._wishes  # those came while we rested
+        self._take(self._config.flush_interval if waits else 0)
         self._buffer.writer.wake_at(NEVER)
 
     def _take(self, timeout: float) -> bool:
         """Wait for a token at most `timeout` seconds, take all there are; was there a wish?"""
-        asked = False
-        try:
-            token = (
-                self._mailbox.get(timeout=timeout) if timeout > 0 else self._mailbox.get_nowait()
-            )
+        with suppress(queue.Empty):
+            if timeout > 0:
+                self._mailbox.get(timeout=timeout)
             while True:
-                if token is not None:
-                    asked = True
-                    self._wishes.append(token)
-                    if token.stops:
-                        self._stopping = True
-                        self._give_up_at = token.until
-                token = self._mailbox.get_nowait()
-        except queue.Empty:
-            return asked
+                self._mailbox.get_nowait()
+        asked = False
+        while self._asked:  # taken out last: an exception before that must cost nobody the wish
+            wish = self._asked[0]
+            self._wishes.append(wish)
+            asked = True
+            if wish.stops:
+                self._stopping = True
+                self._give_up_at = wish.until
+            self._asked.popleft()
+        return asked
 
     def _grant(self, reason: str | None, wishes: list[_Wish]) -> None:
         for wish in wishes:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import orjson
 
-from tracer.context import CURRENT, Suppression, restore
+from tracer.context import CURRENT, OwnWork, restore
 from tracer.look import MISSING, attribute, class_of, clean, declared, name_of, own, shown
 from tracer.walk import Form, Walk
 
@@ -39,7 +39,7 @@ def pydantic(walk: Walk, value: Any, depth: int) -> Any:
     def stand_in(inner: Any) -> Any:
         return orjson.loads(orjson.dumps(walk.plain(inner, depth + 1)))
 
-    quiet = Suppression(CURRENT.get())
+    quiet = OwnWork(CURRENT.get())
     CURRENT.set(quiet)
     try:
         # not `to_json`, which hides an interrupt inside its text and writes null for NaN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 from zlib import crc32
 
@@ -12,9 +13,9 @@ from tracer.buffer import Buffer
 from tracer.callables import Bind, processed
 from tracer.clock import UUID_FORM, Clock, IdSource, wire_session_id
 from tracer.composer import Composer
-from tracer.context import CURRENT, Link, nearest, restore
+from tracer.context import CURRENT, Link, OwnWork, nearest, restore
 from tracer.encode import Encoder, encode
-from tracer.errors import Guard, describe
+from tracer.errors import Guard
 from tracer.event import (
     Encoded,
     Fields,
@@ -22,7 +23,7 @@ from tracer.event import (
     merge,
     object_json,
 )
-from tracer.failures import details, is_cancellation
+from tracer.failures import details, is_cancellation, text_of
 from tracer.frame import ENDS, EVENT, OPEN, SESSION, SUPERSEDED, UPDATE
 from tracer.spans import NOTHING, Session, Span
 
@@ -73,6 +74,7 @@ class Recorder:
         self.clock = clock or Clock()
         self.ids = ids or IdSource()
         self.epoch = 0
+        self.reentrant = count()  # what our own work would have recorded
         self.on_fork: Callable[[], None] = _nothing
         self._pid = os.getpid()
         self._forking = False
@@ -118,6 +120,8 @@ class Recorder:
             elif isinstance(link, Session):
                 session, parent_id = link, None
             else:
+                if isinstance(link, OwnWork):
+                    next(self.reentrant)
                 return None
             if not session.sampled:
                 return None
@@ -162,14 +166,18 @@ class Recorder:
                 self._notice_fork()
             if span.epoch != self.epoch:  # a forked child leaves it to the parent
                 return
-            fields = span.fields
+            fields, interrupt = span.fields, None
             if outputs is not NOTHING and "outputs" not in fields:  # `Span.set` has the last word
-                self._take_outputs(span, outputs)
+                interrupt = self._take_outputs(span, outputs)
+            if interrupt is not None:
+                error = interrupt
             if error is not None:
                 self._take_error(span, error)
             if span.noted is not None:
                 merge(fields, {"metadata": span.noted}, self.encoder)
             self._write_event(span, span.start_ms, duration)
+            if interrupt is not None:
+                raise interrupt
         except RecursionError:  # there is no room for a call, not even to the guard
             span.ended = True
             self.guard.count += 1
@@ -180,22 +188,31 @@ class Recorder:
         finally:  # after its event is written: until then it counts as open
             self.open.pop(span.id, None)
 
-    def _take_outputs(self, span: Span, outputs: Any) -> None:
-        """Keep what a call returned, as far as its decorator and the tracer want it kept."""
+    def _take_outputs(self, span: Span, outputs: Any) -> BaseException | None:
+        """Keep what a call returned, as far as its decorator and the tracer want it kept.
+
+        Returns: the interrupt that a value's serializer raised, for after the event is written.
+        """
         shape = span.shape
         takes, process = shape.takes_outputs, shape.process_outputs
-        if self._takes_outputs if takes is None else takes:
-            if process is not None:
-                outputs = processed(process, outputs, "process_outputs")
-            if type(outputs) is Encoded:
-                span.fields["outputs"] = bytes(outputs)  # orjson reads no subclass
-            else:
-                span.fields["outputs"] = self.encoder.object(outputs)
+        try:
+            if self._takes_outputs if takes is None else takes:
+                if process is not None:
+                    outputs = processed(process, outputs, "process_outputs")
+                if type(outputs) is Encoded:
+                    span.fields["outputs"] = bytes(outputs)  # orjson reads no subclass
+                else:
+                    span.fields["outputs"] = self.encoder.object(outputs)
+        except Exception:
+            raise
+        except BaseException as interrupt:  # noqa: BLE001 - see above
+            return interrupt
+        return None
 
     def _take_error(self, span: Span, error: BaseException) -> None:
         """Record what was raised: text, and in the metadata type, message and where."""
         if "error" not in span.fields:
-            span.fields["error"] = self.encoder.value(describe(error))
+            span.fields["error"] = self.encoder.value(text_of(error))
         if is_cancellation(error):
             span.note(cancelled=True)
         elif self._tracebacks:
@@ -273,7 +290,7 @@ class Recorder:
                 "duration": round(duration, 3),
             }
             if error is not None:
-                given["metadata"] = {"error": describe(error)}
+                given["metadata"] = {"error": text_of(error)}
             self.update(session, session.id, given, ENDS)
 
     def update(

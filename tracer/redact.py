@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import orjson
 
-from tracer.context import CURRENT, Suppression, restore
+from tracer.context import CURRENT, OwnWork, restore
 from tracer.counts import value_of
 from tracer.mask import Finding, Walk
 from tracer.rules import FOLD
@@ -108,7 +108,7 @@ class Redactor:
 
     def _hooked(self, value: Any) -> bytes:
         kind = cast(Any, type(value))
-        quiet = Suppression(CURRENT.get())  # what the hook calls is no event
+        quiet = OwnWork(CURRENT.get())  # what the hook calls is no event
         CURRENT.set(quiet)
         try:
             changed = cast("Callable[[Any], Any]", self._hook)(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,13 +11,12 @@ from tracer.config import Config
 from tracer.errors import SpoolError
 from tracer.memory import PrivateMemory, SegmentSource
 from tracer.spool import Spool
+from tracer.voice import log
 
 if TYPE_CHECKING:
     from tracer.redact import Redactor
 
 __all__ = ["Outlet", "Surroundings", "redactor_of", "segment_source"]
-
-log = logging.getLogger("tracer")
 
 
 class Outlet(Protocol):

@@ -19,6 +19,7 @@ from tracer.callables import check_fields
 from tracer.carrier import Extracted, extract, inject
 from tracer.config import Config
 from tracer.context import Suppress, Suppression, nearest
+from tracer.counts import value_of
 from tracer.decorators import SPAN_FIELDS, SpanFactory
 from tracer.encode import Encoder
 from tracer.errors import Guard
@@ -31,6 +32,7 @@ from tracer.schema import EventUpdate, fields_of
 from tracer.sessions import SessionFactory
 from tracer.spans import INERT_SPAN, Session, Span
 from tracer.surroundings import Outlet, Surroundings, redactor_of, segment_source
+from tracer.voice import log
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
     from tracer.flusher import Flusher
 
 __all__ = ["Source", "Tracer"]
-
-log = logging.getLogger("tracer")
 
 UPDATE_FIELDS = frozenset(fields_of(EventUpdate))
 
@@ -208,6 +208,7 @@ class Tracer:
             recorded_interrupted=delivery.interrupted if delivery else 0,
             truncated_values=self._encoder.truncated,
             redaction_failures=self._redactor.failed if self._redactor else 0,
+            reentrant_records=value_of(self._recorder.reentrant),
             failures=self._guard.count,
             flusher_restarts=flusher.restarts if flusher else 0,
             last_error=delivery.last_error if delivery else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import mmap
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from tracer.errors import SpoolError, SpoolFullError
 from tracer.frame import EVENT, MAX_PAYLOAD, build_frame, kind_of
 from tracer.memory import PrivateMemory, SegmentSource
 from tracer.segment import Segment, private_memory
+from tracer.voice import log
 
 __all__ = ["FIRST_SIZE", "FULL_SIZE", "NEVER", "Writer"]
 
@@ -22,8 +22,6 @@ FULL_SIZE = 8 << 20
 PATIENCE = 100  # looks at the counters of writers, for two in a row that agree
 MAX_NESTED = 4  # signals faster than a segment is made would otherwise make them without end
 NEVER = 1 << 62  # a sequence number no event reaches: nobody needs to be woken
-
-log = logging.getLogger("tracer")
 
 
 class Writer:

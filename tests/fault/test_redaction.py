@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import corpus
 import orjson
 import pytest
+from fakes import Answer, ContractServer
+from programs import assert_books
 
-from tracer.context import CURRENT, Suppression
+from tracer import Tracer
+from tracer.context import CURRENT, OwnWork
 from tracer.redact import Redactor
 
 CANARY = "canary-7f3a"
@@ -108,8 +113,76 @@ def test_f70_what_a_hook_records_is_no_event(hook: str) -> None:
         return HOOKS[hook][0](value)
 
     Redactor(hook=looks)(b'{"a":1}')
-    assert [type(link) for link in inside] == [Suppression]
+    assert [type(link) for link in inside] == [OwnWork]
     assert CURRENT.get() is None
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_f70_a_call_goes_on_and_its_raw_values_are_nowhere(
+    hook: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not on the wire, not in the journal, not in the log: of a hook that fails in each call."""
+    with ContractServer(lambda _: Answer(503)) as server:
+        t = Tracer(
+            server_url=server.url,
+            spool_dir=tmp_path / "spool",
+            redact=HOOKS[hook][0],
+            flush_interval=3600,
+        )
+
+        @t.tool
+        def work(text: str) -> str:
+            if text == "fails":
+                raise ValueError(CANARY)
+            return f"done {text}"
+
+        assert work(CANARY) == f"done {CANARY}"
+        with pytest.raises(ValueError, match=CANARY):
+            work("fails")
+        failures = t.stats().redaction_failures
+        assert failures >= 4, "inputs and output; inputs and error"
+        assert not t.flush(10).ok
+        journal = b"".join(path.read_bytes() for path in (tmp_path / "spool").iterdir())
+        assert b'"event_name":"work"' in journal
+        assert CANARY.encode() not in journal
+        server.verdict = lambda _: None
+        assert t.flush(10).ok
+        assert len(server.events) == 2
+        assert t.shutdown(10).ok
+        assert not [sent for sent in server.requests if CANARY.encode() in sent]
+        assert CANARY not in caplog.text
+        assert_books(t.stats())
+
+
+def test_f70_a_hook_that_hangs_holds_up_its_own_call_alone(tmp_path: Path) -> None:
+    """It runs on the caller's thread, which waits for it as for any function of the program."""
+    hangs, go = threading.Event(), threading.Event()
+
+    def hook(value: Any) -> Any:
+        if value == {"text": CANARY}:
+            hangs.set()
+            assert go.wait(20)
+            return {"text": "masked"}
+        return value
+
+    with ContractServer() as server:
+        t = Tracer(server_url=server.url, spool_dir=tmp_path / "spool", redact=hook)
+        work = t.tool(lambda text: None)
+        caller = threading.Thread(target=work, args=(CANARY,))
+        caller.start()
+        assert hangs.wait(10)
+        began = time.monotonic()
+        for n in range(100):
+            work(n)
+        assert t.flush(10).ok
+        assert len(server.events) == 100
+        assert time.monotonic() - began < 5
+        go.set()
+        caller.join()
+        assert t.shutdown(10).ok
+        assert len(server.events) == 101
+        assert not [sent for sent in server.requests if CANARY.encode() in sent]
+        assert_books(t.stats())
 
 
 def test_f70_json_that_cannot_be_read_lets_nothing_out() -> None:

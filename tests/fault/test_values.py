@@ -28,15 +28,17 @@ import orjson
 import pandas  # type: ignore[import-untyped]  # it brings no types
 import pydantic
 import pytest
-from programs import run
+from collector_process import CollectorProcess
+from journal import events, local_tracer
+from programs import assert_books, run, stored
 from pydantic import v1
 
-from tracer import suppress
+from tracer import Tracer, suppress
 from tracer.context import CURRENT
 from tracer.encode import MAX_BYTES, Encoder, encode, encode_object
 from tracer.walk import MAX_NODES
 
-GENEROUS = 20  # times the limit of the table: a busy machine must not decide
+GENEROUS = 4  # times the limit of the table, for slower machines; ours keeps to the limit
 
 
 def decoded(value: object) -> Any:
@@ -44,12 +46,12 @@ def decoded(value: object) -> Any:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Return the best of five."""
+    """Return the best of five, in time of this thread: what else runs here takes none of it."""
     best = float("inf")
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         call()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.thread_time() - began)
     return best
 
 
@@ -84,10 +86,15 @@ def test_f83_cycles_and_ten_thousand_levels_end_at_a_marker() -> None:
         (lambda: "€" * 50_000_000, {"characters": 50_000_000}),
         (lambda: [1234567] * 12_000_000, {"items": 12_000_000}),
         (lambda: dict.fromkeys(range(2_000_000), 1), {"members": 2_000_000}),
+        pytest.param(
+            lambda: dict.fromkeys(range(10_000_000), 1),
+            {"members": 10_000_000},
+            marks=pytest.mark.slow,
+        ),
         (lambda: {1} | set(range(2_000_000)), {"items": 2_000_000}),
         (lambda: ["a document of many words " * 400] * 10_000, {"items": 10_000}),
     ],
-    ids=["str", "wide str", "list", "dict", "set", "list of long texts"],
+    ids=["str", "wide str", "list", "dict", "dict of 10 million", "set", "list of long texts"],
 )
 def test_f84_what_is_far_too_large_is_cut_before_it_is_encoded(
     make: Callable[[], Any], size: dict[str, int], *, as_argument: bool
@@ -201,6 +208,30 @@ def test_f86_naughty_strings_round_trip_or_show_what_could_not() -> None:
     assert orjson.loads(encode(texts)) == [
         t.encode("utf-8", "backslashreplace").decode() for t in texts
     ]
+
+
+def test_f86_no_batch_is_rejected_because_of_its_text(
+    tmp_path: Path, collector: CollectorProcess
+) -> None:
+    texts = list(naughty())
+    t = Tracer(server_url=collector.url, spool_dir=tmp_path / "spool", redact=False)
+    with t.session("".join(texts), metadata=dict.fromkeys(texts)):
+        pass  # of another name than an event has
+    shown: dict[str, str] = {}
+    for text in texts:
+        with t.tool(text, inputs={text: text}, metadata={text: text}) as span:
+            span.set(outputs=[text], error=text)
+        shown[span.id] = text.encode("utf-8", "backslashreplace").decode()
+    assert t.flush(30).ok
+    assert t.shutdown(30).ok
+    stats = t.stats()
+    assert (stats.delivered, stats.dropped, stats.last_error) == (len(texts), {}, None)
+    rows = stored(collector.db)
+    assert len(rows) == len(texts)
+    for row in rows:
+        said = shown[row.event_id]
+        assert (row.inputs, row.outputs) == ({said: said}, {"result": [said]})
+        assert row.name == (said or "tool")
 
 
 def test_f87_what_can_be_read_once_is_neither_read_nor_moved(tmp_path: Path) -> None:
@@ -746,6 +777,36 @@ def test_f92_an_interrupt_inside_a_serializer_reaches_the_caller_once(
                 encode_object(shaped)
             assert CURRENT.get() is None
     assert decoded({"after": Same()})["after"]["repr"] == "<Same object>"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_f92_the_event_of_an_interrupted_serializer_is_still_counted(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    with local_tracer(tmp_path) as t:
+        ran = []
+
+        @t.tool
+        def takes(value: object) -> None:
+            ran.append(value)
+
+        @t.tool
+        def gives() -> object:
+            ran.append(value)
+            return value
+
+        for value in interrupting(error):
+            with pytest.raises(error):
+                takes(value)
+            assert ran == [], "it came before the call"
+            with pytest.raises(error):
+                gives()
+            assert len(ran) == 1
+            ran.clear()
+            assert t.current_span() is None
+        said = [(e["event_name"], e["error"], "outputs" in e) for e in events(t)]
+        assert said == [("gives", error.__name__, False)] * 3
+        assert_books(t.stats())
 
 
 def test_f92_another_exception_inside_a_serializer_does_not() -> None:

@@ -21,6 +21,7 @@ RANKS: dict[str, float] = {
     "tracer.version": 0,
     "tracer.fork": 0,
     "tracer.tree": 0,
+    "tracer.voice": 0.5,
     "tracer.walk": 0.5,
     "tracer.libraries": 0.6,
     "tracer.named": 0.6,

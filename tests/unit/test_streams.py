@@ -8,7 +8,6 @@ import logging
 import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextvars import copy_context
 from itertools import tee
 from pathlib import Path
 from types import coroutine
@@ -316,120 +315,6 @@ def test_an_async_generator_is_one_event(tracer: Tracer, counting: Agen) -> None
     asyncio.run(main())
     assert only(tracer)["outputs"] == {"result": [0, 1, 2]}
     assert stream_of(only(tracer)) == {"completed": True, "items": 3}
-
-
-@pytest.mark.parametrize("collects", [True, False])
-def test_f75_an_early_break_gives_one_event(
-    tracer: Tracer, counting: Agen, *, collects: bool
-) -> None:
-    async def main() -> None:
-        async for _ in counting():
-            assert CURRENT.get() is None
-            break
-        if collects:
-            gc.collect()
-            await asyncio.sleep(0.01)
-
-    asyncio.run(main())
-    event = only(tracer)
-    assert event["outputs"] == {"result": [0]}
-    assert stream_of(event) == {"completed": False, "items": 1}
-    if collects:
-        assert "error" not in event
-    else:  # at its end the loop may cancel what is still closing
-        assert event.get("error") in (None, "CancelledError")
-
-
-def test_f75_cancelled_in_a_step(tracer: Tracer) -> None:
-    @tracer.chain
-    async def waits() -> AsyncIterator[int]:
-        yield 1
-        await asyncio.Event().wait()
-
-    async def consume() -> None:
-        async for _ in waits():
-            pass
-
-    async def main() -> None:
-        task = asyncio.create_task(consume())
-        for _ in range(3):
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert task.cancelled()
-
-    asyncio.run(main())
-    event = only(tracer)
-    assert event["error"] == "CancelledError"
-    assert event["metadata"]["tracer"] == {
-        "stream": {"completed": False, "items": 1},
-        "cancelled": True,
-    }
-
-
-def test_f75_closed_by_another_task(tracer: Tracer, counting: Agen) -> None:
-    async def main() -> None:
-        async def other(agen: Any) -> None:
-            with tracer.tool("other") as span:
-                await agen.aclose()
-                assert tracer.current_span() is span
-
-        with tracer.tool("one"):
-            agen: Any = counting()
-            assert await agen.__anext__() == 0
-            await asyncio.create_task(other(agen))
-            with pytest.raises(StopAsyncIteration):
-                await agen.__anext__()
-
-    asyncio.run(main())
-    found = by_name(tracer)
-    assert stream_of(found["count"]) == {"completed": False, "items": 1}
-    assert found["count"]["parent_id"] == found["one"]["event_id"]
-
-
-def test_f75_collected_after_its_loop_was_closed(tracer: Tracer, counting: Agen) -> None:
-    kept: list[Any] = []
-
-    async def main() -> None:
-        kept.append(counting())
-        assert await kept[0].__anext__() == 0
-
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(main())
-    loop.close()
-    assert events(tracer) == []
-    kept.clear()
-    gc.collect()
-    event = only(tracer)
-    assert event["outputs"] == {"result": [0]}
-    assert stream_of(event) == {"completed": False, "items": 1}
-
-
-def test_f75_collected_in_the_middle_of_a_step(tracer: Tracer) -> None:
-    """Whatever runs at that moment keeps what is current."""
-
-    @tracer.chain
-    async def waits() -> AsyncIterator[int]:
-        with tracer.tool("inside"):
-            await Never()
-            yield 1
-
-    class Never:
-        def __await__(self) -> Generator[None, None, None]:
-            yield
-
-    def start() -> Any:
-        step: Any = waits().__anext__()
-        step.send(None)
-        return step
-
-    step = copy_context().run(start)
-    with tracer.chain("meanwhile") as span:
-        del step
-        gc.collect()
-        assert tracer.current_span() is span
-    assert sorted(e["event_name"] for e in events(tracer)) == ["inside", "meanwhile", "waits"]
 
 
 def test_asend_and_athrow_reach_the_generator(tracer: Tracer) -> None:

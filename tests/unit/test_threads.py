@@ -620,26 +620,60 @@ def test_a_thread_that_lives_on_keeps_no_span(tracer: Tracer) -> None:
     assert not [k for k in kept if isinstance(k, (list, dict, type(lambda: 0)))]
 
 
-@pytest.mark.parametrize("workers", ["a pool", "threads"])
-def test_f78_tasks_leave_nothing_behind(workers: str, tmp_path: Path) -> None:
-    """At most 1 MB for 100,000 tasks: 10 bytes for each."""
-
-    def submit(tracer: Tracer, pool: ThreadPoolExecutor, number: int) -> None:
+def ask_a_pool(tracer: Tracer, number: int) -> None:
+    with ThreadPoolExecutor(2) as pool:
         for _ in range(number):
             with tracer.chain("root"):
-                if workers == "a pool":
-                    pool.submit(leaf, tracer, "leaf").result(PATIENCE)
-                else:
-                    leaf_in(tracer, "leaf")
+                pool.submit(leaf, tracer, "leaf").result(PATIENCE)
 
-    number = 4000 if workers == "a pool" else 1000
-    with local_tracer(tmp_path) as tracer, ThreadPoolExecutor(2) as pool:
-        submit(tracer, pool, 200)
+
+def ask_threads(tracer: Tracer, number: int) -> None:
+    for _ in range(number):
+        with tracer.chain("root"):
+            leaf_in(tracer, "leaf")
+
+
+def ask_a_loop(tracer: Tracer, number: int) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(number // 5):
+            with tracer.chain("root"):
+                await asyncio.to_thread(leaf, tracer, "leaf")
+                await loop.run_in_executor(None, leaf, tracer, "leaf")
+                await asyncio.create_task(leaf_async(tracer))
+                contextvars.copy_context().run(leaf, tracer, "leaf")
+                called = asyncio.Event()
+                loop.call_later(0, leaf, tracer, "leaf")
+                loop.call_later(0, called.set)
+                await called.wait()
+
+    asyncio.run(main())
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("ask", "number"),
+    [
+        (ask_a_pool, 4000),
+        (ask_threads, 1000),
+        (ask_a_loop, 5000),
+        *(
+            pytest.param(ask, 100_000, marks=pytest.mark.slow)
+            for ask in (ask_a_pool, ask_threads, ask_a_loop)
+        ),
+    ],
+)
+def test_f78_tasks_leave_nothing_behind(
+    ask: Callable[[Tracer, int], None], number: int, tmp_path: Path
+) -> None:
+    """At most 1 MB for 100,000 tasks: 10 bytes for each."""
+    with local_tracer(tmp_path) as tracer:
+        ask(tracer, 200)
         tracemalloc.start()
         try:
             gc.collect()
             before = tracemalloc.get_traced_memory()[0]
-            submit(tracer, pool, number)
+            ask(tracer, number)
             gc.collect()
             grown = tracemalloc.get_traced_memory()[0] - before
         finally:
