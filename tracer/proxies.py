@@ -7,13 +7,14 @@ less in a closure, do without.
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
 
 from wrapt import ObjectProxy
 
+from tracer.callables import by_name
 from tracer.context import CURRENT, Link
 from tracer.spans import Session, Span
 
@@ -30,9 +31,11 @@ class TracedCallable(_Proxy):
 
     is_tracers = True  # on the class: no object it stands for is asked
 
-    def __init__(self, wrapped: Any, call: Callable[..., Any]) -> None:
+    def __init__(self, wrapped: Any, call: Callable[..., Any], again: partial[Any]) -> None:
+        """Stand for `wrapped`, with calls going to `call`; `again` decorates a copy of it."""
         super().__init__(wrapped)
         self._self_call = call
+        self._self_again = again
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the object, traced."""
@@ -40,18 +43,18 @@ class TracedCallable(_Proxy):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by name, as a function; what has no name of its own as the object it wraps."""
-        name = getattr(self.__wrapped__, "__qualname__", None)
-        found: Any = sys.modules.get(getattr(self.__wrapped__, "__module__", None) or "")
-        for part in name.split(".") if isinstance(name, str) else ():
-            found = getattr(found, part, None)
-        return name if found is self else self.__wrapped__.__reduce_ex__(protocol)
+        if by_name(self.__wrapped__) is self:
+            return self.__wrapped__.__qualname__
+        # a `process_inputs` that no pickler takes must not keep the object from being pickled
+        again = self._self_again if self._self_again.keywords["prepare"].travels() else _itself
+        return again, (self.__wrapped__,)
 
     def __reduce__(self) -> Any:
         """Pickle as `__reduce_ex__` does."""
         return self.__reduce_ex__(2)
 
     def __copy__(self) -> Any:
-        """Be one's own copy, as functions are; of another object, copy that."""
+        """Be one's own copy, as functions are; of another object, decorate the copy."""
         return self._self_or(copy.copy(self.__wrapped__))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -59,7 +62,11 @@ class TracedCallable(_Proxy):
         return self._self_or(copy.deepcopy(self.__wrapped__, memo))
 
     def _self_or(self, found: Any) -> Any:
-        return self if found is self.__wrapped__ else found
+        return self if found is self.__wrapped__ else self._self_again(found)
+
+
+def _itself(found: Any) -> Any:
+    return found
 
 
 class TracedFunction(TracedCallable):

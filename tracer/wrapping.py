@@ -11,9 +11,10 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from tracer.context import CURRENT, restore
+from tracer.context import exchange, restore
+from tracer.generators import TracedGeneratorFunction
 from tracer.recorder import RecorderSource
 from tracer.spans import Session, Span
 from tracer.streams import Reduce, Stream, follow_async, follow_future, follow_generator
@@ -41,8 +42,16 @@ class Opening:
     reduce: Reduce | None = None
 
 
-# callable, its name, whether its first argument is the `self` or `cls` of a method -> its opening
-Prepare = Callable[[Callable[..., Any], str, bool], Opening]
+class Prepare(Protocol):
+    """What one decorator opens around the calls of whatever it decorates; can be pickled itself."""
+
+    def __call__(self, func: Callable[..., Any], name: str, *, bound: bool) -> Opening:
+        """Return the opening of one callable; `bound`: its first argument is a `self` or `cls`."""
+        ...
+
+    def travels(self) -> bool:
+        """Tell whether any pickler takes it, with the functions and values it was given."""
+        ...
 
 
 def wrap(func: Any, prepare: Prepare, name: str | None = None) -> Any:
@@ -96,31 +105,35 @@ def _is_proxy(func: Any) -> bool:
 
 
 def _wrap_one(func: Any, prepare: Prepare, name: str | None, *, bound: bool = False) -> Any:
-    opening = prepare(func, name or name_of(func), bound)
+    opening = prepare(func, name or name_of(func), bound=bound)
     target = _target_of(func)
+    is_function = isinstance(func, FunctionType)
     if inspect.isgeneratorfunction(target):
         call = _starts_stream(func, opening, follow_generator)
     elif inspect.isasyncgenfunction(target):
         call = _starts_stream(func, opening, follow_async)
     elif inspect.iscoroutinefunction(target):
         call = _awaits(func, opening)
-        if isinstance(func, FunctionType):
+        if is_function:
             return call
         _name_coroutines(call, target)
     else:
         call = _calls(func, opening)
-        if isinstance(func, FunctionType):
+        if is_function:
             return call
-    # wrapt takes 5 ms to load: for what is no plain function, or a generator function
+    if is_function:
+        return TracedGeneratorFunction(func, call)
+    # wrapt takes 5 ms to load: for what is no function
     from tracer.proxies import TracedCallable, TracedFunction
 
     kind = TracedFunction if hasattr(cast(Any, type(func)), "__get__") else TracedCallable
-    return kind(func, call)
+    again = functools.partial(_wrap_one, prepare=prepare, name=name, bound=bound)
+    return kind(func, call, again)
 
 
 def _target_of(func: Any) -> Any:
     """Return what `inspect` must ask to tell what a call gives: of an object, its class knows."""
-    while _is_proxy(func):
+    while _is_proxy(func) and not isinstance(func, FunctionType):
         func = func.__wrapped__
     if isinstance(func, (FunctionType, BuiltinFunctionType, MethodType, functools.partial)):
         return cast(Any, func)
@@ -218,7 +231,8 @@ def _starts_stream(
 ) -> Callable[..., Any]:
     """Return what calls a generator function: parent and inputs are those of this moment."""
 
-    open_link = opening.detached
+    # not `opening` itself: a closure is pickled with all it holds
+    open_link, reduce = opening.detached, opening.reduce
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -227,13 +241,12 @@ def _starts_stream(
             link = None
         if link is None:
             return func(*args, **kwargs)
-        before = CURRENT.get()
-        CURRENT.set(link)  # `func` may be decorated itself, and look for its parent now
+        before = exchange(link)  # `func` may be decorated itself, and look for its parent now
         try:
             gen = func(*args, **kwargs)  # runs nothing of it; wrong arguments are refused
         finally:
-            CURRENT.set(before)
-        outer = following(gen, Stream(link, opening.reduce))
+            exchange(before)
+        outer = following(gen, Stream(link, reduce))
         outer.__name__, outer.__qualname__ = gen.__name__, gen.__qualname__
         return outer
 

@@ -53,6 +53,7 @@ RANKS: dict[str, float] = {
     "tracer.surroundings": 2.5,
     "tracer.recorder": 3,
     "tracer.streams": 3,
+    "tracer.generators": 3.2,
     "tracer.proxies": 3.2,
     "tracer.wrapping": 3.5,
     "tracer.client": 3,
