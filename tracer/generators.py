@@ -13,63 +13,46 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from types import FunctionType, MethodType, coroutine
 from typing import Any, cast
 
+from tracer.standins import StandIn, called_of, target_of
 from tracer.streams import unhooked, was_taken
 
 __all__ = ["TracedGeneratorFunction"]
 
-_OWN = frozenset(("__call__", "__copy__", "__deepcopy__", "__get__", "__reduce__", "__reduce_ex__"))
 
-
-class TracedGeneratorFunction:
+class TracedGeneratorFunction(StandIn):
     """A generator function, of either kind, whose calls go to `call`.
 
-    Everything asked of it is asked of a function that does nearly the same, and which cloudpickle
-    takes apart in its place, knowing it for a function. What is unpickled from that is the
-    function itself: there a call is opened when the first item is asked for.
+    It stands for a function that does nearly the same, and which cloudpickle takes apart in its
+    place, knowing it for a function. What is unpickled from that is the function itself: there a
+    call is opened when the first item is asked for.
     """
 
-    __slots__ = ("__weakref__", "_called", "_func", "_shown")
-
-    is_tracers = True  # on the class: no object it stands for is asked
+    __slots__ = ("_is_renamed",)
 
     def __init__(self, func: FunctionType, call: Callable[..., Any]) -> None:
-        _kind._called.__set__(self, call)
-        _kind._func.__set__(self, func)
-        _kind._shown.__set__(self, _shown(func, call))
+        super().__init__(_shown(func, call), call)
+        _kind._is_renamed.__set__(self, False)  # noqa: FBT003 - a slot takes no keyword
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function, traced."""
-        return _called_of(self)(*args, **kwargs)
+        steps = called_of(self)(*args, **kwargs)
+        if _is_renamed(self):  # generators are named by what makes them
+            shown = target_of(self)
+            steps.__name__, steps.__qualname__ = shown.__name__, shown.__qualname__
+        return steps
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Bind as functions do."""
         return self if instance is None else MethodType(self, instance)
 
-    def __getattribute__(self, name: str) -> Any:
-        if name in _OWN:
-            return object.__getattribute__(self, name)
-        return getattr(_shown_of(self), name)
-
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(_shown_of(self), name, value)
-        if name in ("__name__", "__qualname__"):  # generators are named by what makes them
-            setattr(_func_of(self), name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(_shown_of(self), name)
-
-    def __repr__(self) -> str:
-        return repr(_shown_of(self))
-
-    def __dir__(self) -> list[str]:
-        return dir(_shown_of(self))
+        setattr(target_of(self), name, value)
+        if name in ("__name__", "__qualname__"):
+            _kind._is_renamed.__set__(self, True)  # noqa: FBT003 - the same
 
     def __reduce_ex__(self, protocol: Any) -> str:
         """Pickle by name, as functions do."""
-        return cast(str, _shown_of(self).__qualname__)
-
-    def __reduce__(self) -> str:
-        return self.__reduce_ex__(2)
+        return cast(str, target_of(self).__qualname__)
 
     def __copy__(self) -> TracedGeneratorFunction:
         """Be one's own copy, as functions are."""
@@ -79,11 +62,8 @@ class TracedGeneratorFunction:
         return self
 
 
-# past `__getattribute__`
 _kind: Any = TracedGeneratorFunction
-_called_of: Callable[[object], Any] = _kind._called.__get__
-_func_of: Callable[[object], Any] = _kind._func.__get__
-_shown_of: Callable[[object], Any] = _kind._shown.__get__
+_is_renamed: Callable[[object], bool] = _kind._is_renamed.__get__
 
 
 def _shown(func: FunctionType, call: Callable[..., Any]) -> FunctionType:

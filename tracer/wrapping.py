@@ -17,6 +17,7 @@ from tracer.context import exchange, restore
 from tracer.generators import TracedGeneratorFunction
 from tracer.recorder import RecorderSource
 from tracer.spans import Session, Span
+from tracer.standins import stand_in
 from tracer.streams import Reduce, Stream, follow_async, follow_future, follow_generator
 
 __all__ = ["Opening", "Prepare", "name_of", "wrap"]
@@ -67,7 +68,7 @@ def wrap(func: Any, prepare: Prepare, name: str | None = None) -> Any:
     kind = cast(Any, type(func))
     if issubclass(kind, (staticmethod, classmethod)):
         inner = _wrap_one(func.__func__, prepare, name, bound=issubclass(kind, classmethod))
-        return kind(inner)  # pyright: ignore[reportUnknownVariableType] - what it was before
+        return _rebuilt(func, inner)
     if isinstance(func, MethodType) and isinstance(func.__func__, FunctionType):
         return MethodType(_wrap_one(func.__func__, prepare, name, bound=True), func.__self__)
     if not callable(func):
@@ -91,8 +92,20 @@ def _wrap_methods(owner: type, prepare: Prepare, name: str | None) -> type:
             continue
         bound = not issubclass(kind, staticmethod)
         wrapped = _wrap_one(inner, prepare, f"{name or owner.__name__}.{attribute}", bound=bound)
-        setattr(owner, attribute, wrapped if inner is found else kind(wrapped))
+        setattr(owner, attribute, wrapped if inner is found else _rebuilt(found, wrapped))
     return owner
+
+
+def _rebuilt(method: Any, inner: Any) -> Any:
+    """Return a static or class method of `inner`, with what others left on `method`: its `__final__`.
+
+    Past the constructor of a subclass, which may want more than a function.
+    """
+    kind: Any = staticmethod if issubclass(type(method), staticmethod) else classmethod
+    made = kind.__new__(cast(Any, type(method)))
+    kind.__init__(made, inner)
+    made.__dict__.update({**vars(method), **vars(made)})
+    return made
 
 
 def _is_ours(func: Any) -> bool:
@@ -123,12 +136,8 @@ def _wrap_one(func: Any, prepare: Prepare, name: str | None, *, bound: bool = Fa
             return call
     if is_function:
         return TracedGeneratorFunction(func, call)
-    # wrapt takes 5 ms to load: for what is no function
-    from tracer.proxies import TracedCallable, TracedFunction
-
-    kind = TracedFunction if hasattr(cast(Any, type(func)), "__get__") else TracedCallable
     again = functools.partial(_wrap_one, prepare=prepare, name=name, bound=bound)
-    return kind(func, call, again)
+    return stand_in(func, call, again)
 
 
 def _target_of(func: Any) -> Any:
@@ -186,7 +195,7 @@ def _followed(result: Any, link: Span | Session) -> Any:
     """Leave `link` open until what was returned has been awaited; that stays what it is."""
     kind = cast(Any, type(result))
     if kind is CoroutineType:
-        from tracer.proxies import FollowedCoroutine  # see _wrap_one
+        from tracer.proxies import FollowedCoroutine  # takes 5 ms to load: wrapt, for this alone
 
         restore(link)
         return FollowedCoroutine(result, link)
