@@ -71,7 +71,7 @@ def _shown(func: FunctionType, call: Callable[..., Any]) -> FunctionType:
     if inspect.isasyncgenfunction(func):
         steps: Any = _async_steps(call, unhooked, was_taken)
     else:
-        steps = _steps(call)
+        steps = _steps(call, was_taken)
     # with the globals of `func`, in which others look for its annotations
     shown = FunctionType(steps.__code__, func.__globals__, func.__name__, None, steps.__closure__)
     if func.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE:
@@ -83,9 +83,28 @@ def _shown(func: FunctionType, call: Callable[..., Any]) -> FunctionType:
 # No name of a module may be used in these: pickled, they run with the globals of `func`.
 
 
-def _steps(call: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
+def _steps(call: Any, was_taken: Any) -> Callable[..., Any]:
+    # not `yield from`: that closes the inner one for a GeneratorExit, which `follow` throws in
     def traced(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        return (yield from call(*args, **kwargs))
+        gen = call(*args, **kwargs)
+        step, value = gen.send, None
+        box: list[Any] = []  # what is yielded is not ours to keep
+        while True:
+            try:
+                box.append(step(value))
+            except StopIteration as stop:
+                box.append(stop.value)
+                break
+            finally:
+                value = None
+            try:
+                value = yield box.pop()
+                step = gen.send
+            except BaseException as thrown:
+                if gen.gi_running or was_taken(gen.gi_frame):
+                    raise
+                value, step = thrown, gen.throw
+        return box.pop()
 
     return traced
 
@@ -94,7 +113,7 @@ def _async_steps(call: Any, unhooked: Any, was_taken: Any) -> Callable[..., Any]
     async def traced(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         agen = call(*args, **kwargs)
         step, value = unhooked(agen), None  # the event loop is to close this one, not both
-        box: list[Any] = []  # what is yielded is not ours to keep
+        box: list[Any] = []
         while True:
             try:
                 box.append(await step(value))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
 from typing import Any, Protocol, cast
 
+from tracer import generators
 from tracer.context import exchange, restore
 from tracer.generators import TracedGeneratorFunction
 from tracer.recorder import RecorderSource
@@ -109,7 +110,8 @@ def _rebuilt(method: Any, inner: Any) -> Any:
 
 
 def _is_ours(func: Any) -> bool:
-    return _is_proxy(func) or func.__code__.co_filename == __file__
+    # the second file: of a generator function that came here by value
+    return _is_proxy(func) or func.__code__.co_filename in (__file__, generators.__file__)
 
 
 def _is_proxy(func: Any) -> bool:
