@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tracer.context import quietly
 
-__all__ = ["Bind", "Capture", "binder", "check_fields", "processed"]
+__all__ = ["Bind", "Capture", "binder", "by_name", "check_fields", "processed", "travels"]
 
 Bind = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
@@ -69,6 +70,28 @@ def binder(
     else:
         bind = _quick(signature, tuple(dropped & signature.parameters.keys()))
     return _processed(bind, capture)
+
+
+def by_name(found: Any) -> Any:
+    """Return what is where `found` says that it is defined: if that is another, it has no name."""
+    name = getattr(found, "__qualname__", None)
+    place: Any = sys.modules.get(getattr(found, "__module__", None) or "")
+    for part in name.split(".") if isinstance(name, str) else ():
+        place = getattr(place, part, None)
+    return place if isinstance(name, str) else None
+
+
+_ATOMS = (type(None), bool, int, float, str, bytes)
+
+
+def travels(value: Any) -> bool:
+    """Tell whether any pickler takes `value`: plain data, or something that a module has by name."""
+    kind = cast(Any, type(value))
+    if kind in (list, tuple, frozenset):
+        return all(map(travels, value))
+    if kind is dict:
+        return all(map(travels, (*value, *value.values())))
+    return kind in _ATOMS or by_name(value) is value
 
 
 def _quick(signature: inspect.Signature, dropped: tuple[str, ...]) -> Bind:

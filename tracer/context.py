@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = [
     "CURRENT",
@@ -20,6 +20,7 @@ __all__ = [
     "OwnWork",
     "Suppress",
     "Suppression",
+    "exchange",
     "innermost",
     "innermost_open",
     "nearest",
@@ -77,6 +78,12 @@ class Block(Generic[T]):
 
     __slots__ = ()
 
+    def __getstate__(self) -> Any:
+        # what is open is open here: a copy, or what is unpickled elsewhere, has opened nothing
+        names: tuple[str, ...] = type(self).__slots__
+        held = {name: getattr(self, name) for name in names}
+        return None, {**held, "_open": []}
+
     def __enter__(self) -> T:
         """Open it."""
         raise NotImplementedError
@@ -103,6 +110,16 @@ class Block(Generic[T]):
 
 
 CURRENT: ContextVar[Link | None] = ContextVar("tracer_current", default=None)
+
+
+def exchange(link: Link | None) -> Link | None:
+    """Make `link` current and return what was; for closures that are pickled, which hold no variable.
+
+    A context variable cannot be pickled, a function of a module travels by its name.
+    """
+    before = CURRENT.get()
+    CURRENT.set(link)
+    return before
 
 
 def nearest(owner: object) -> Link | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
-from tracer.callables import Bind, Capture, binder, check_fields
+from tracer.callables import Bind, Capture, binder, check_fields, travels
 from tracer.context import Block, innermost
 from tracer.event import Shape, shape_of
 from tracer.recorder import RecorderSource
@@ -150,13 +151,9 @@ class SpanContext(Block[Span]):
                 "enrich_span()"
             )
         capture = _capture(options)
-        several = isinstance(func, type)  # `only` and `ignore` are for whichever method has them
-
-        def prepare(func: Callable[..., Any], name: str, bound: bool) -> Opening:  # noqa: FBT001
-            shape = Shape(self._event_type, name, config, metadata, capture)
-            bind = binder(func, capture, bound=bound, strict=not several)
-            return _opening(source, shape, bind, capture.reduce)
-
+        # `only` and `ignore` are for whichever method of a class has them
+        strict = not isinstance(func, type)
+        prepare = _Prepare(source, self._event_type, config, metadata, capture, strict)
         return wrap(func, prepare, self._name)
 
     def __enter__(self) -> Span:
@@ -191,6 +188,27 @@ class SpanContext(Block[Span]):
                 span.owner.end(span, error=error)
             finally:
                 span.ended = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepare:
+    """What one use of a decorator says about the events of what it decorates."""
+
+    source: RecorderSource
+    event_type: str
+    config: Mapping[str, Any] | None
+    metadata: Mapping[str, Any] | None
+    capture: Capture
+    strict: bool
+
+    def __call__(self, func: Callable[..., Any], name: str, *, bound: bool) -> Opening:
+        shape = Shape(self.event_type, name, self.config, self.metadata, self.capture)
+        bind = binder(func, self.capture, bound=bound, strict=self.strict)
+        return _opening(self.source, shape, bind, self.capture.reduce)
+
+    def travels(self) -> bool:
+        kept = (getattr(self.capture, field.name) for field in fields(self.capture))
+        return travels((self.config, self.metadata, *kept))
 
 
 def _opening(source: RecorderSource, shape: Shape, bind: Bind, reduce: Reduce | None) -> Opening:

@@ -67,7 +67,19 @@ class _State(NamedTuple):
     build: Build | None
 
 
-class _Default(Source):
+class _Built(Source):
+    """Leads to a tracer that was the default one once: elsewhere, to the default one there."""
+
+    def __reduce__(self) -> Any:
+        return _there, ()
+
+
+def _there() -> Source:
+    """Return the default source of the process in which something is unpickled."""
+    return _default
+
+
+class _Default(_Built):
     """Initialises itself from the environment at the first call, if that holds a key."""
 
     def __init__(self) -> None:
@@ -87,7 +99,7 @@ class _Default(Source):
         self._starting.add(me)
         try:
             if os.environ.get("HH_API_KEY"):
-                built = Source()
+                built = _Built()
                 Tracer.of(Config.resolve(), built)
                 # No lock: threads whose first calls come together each build one and agree here,
                 # in one step, on which they use; the others recorded nothing.
@@ -113,7 +125,7 @@ class _Default(Source):
 
         Blocks that overlap in several threads may end in any order.
         """
-        built = Source()
+        built = _Built()
         build(config, built)
         with self._replacing:
             self._before[built] = _State(self.recorder, self.tracer, self.pending, self.build)
@@ -131,14 +143,6 @@ class _Default(Source):
                 else:
                     self.pending, self.build = before.pending, before.build
                     self.recorder, self.tracer = before.recorder, before.tracer
-
-    def running(self) -> Tracer:
-        """Return the default tracer; one that records nothing where there is none."""
-        if self.pending:
-            self.start()
-        if self.tracer is None:
-            self.tracer = Tracer.of(Config(disable_tracing=True), self)
-        return self.tracer
 
 
 _default = _Default()
@@ -167,7 +171,7 @@ def init(**options: Unpack[Options]) -> Tracer:
     current = _default.tracer
     if current is not None and current.config == config and not current.is_closed:
         return current
-    built = Source()
+    built = _Built()
     tracer = (_default.build or Tracer.of)(config, built)
     _default.follow(built)
     return tracer

@@ -1,16 +1,12 @@
-"""Callables that are no plain functions, and stay what they are: wrapt makes them transparent.
+"""A coroutine that a plain function returned, and that stays what it is: wrapt hands on the rest.
 
-Loaded when the first of them is decorated; plain functions and coroutine functions, which cost
-less in a closure, do without.
+Loaded when the first of them comes.
 """
 
 from __future__ import annotations
 
-import copy
-import sys
 from collections.abc import Callable
-from types import MethodType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from wrapt import ObjectProxy
 
@@ -22,58 +18,7 @@ if TYPE_CHECKING:
 else:  # wrapt 1 takes no parameter
     _Proxy = ObjectProxy
 
-__all__ = ["FollowedCoroutine", "TracedCallable", "TracedFunction"]
-
-
-class TracedCallable(_Proxy):
-    """An object whose calls go to `call`; everything else is the object's own."""
-
-    is_tracers = True  # on the class: no object it stands for is asked
-
-    def __init__(self, wrapped: Any, call: Callable[..., Any]) -> None:
-        super().__init__(wrapped)
-        self._self_call = call
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the object, traced."""
-        return self._self_call(*args, **kwargs)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle by name, as a function; what has no name of its own as the object it wraps."""
-        name = getattr(self.__wrapped__, "__qualname__", None)
-        found: Any = sys.modules.get(getattr(self.__wrapped__, "__module__", None) or "")
-        for part in name.split(".") if isinstance(name, str) else ():
-            found = getattr(found, part, None)
-        return name if found is self else self.__wrapped__.__reduce_ex__(protocol)
-
-    def __reduce__(self) -> Any:
-        """Pickle as `__reduce_ex__` does."""
-        return self.__reduce_ex__(2)
-
-    def __copy__(self) -> Any:
-        """Be one's own copy, as functions are; of another object, copy that."""
-        return self._self_or(copy.copy(self.__wrapped__))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Do the same, deeply."""
-        return self._self_or(copy.deepcopy(self.__wrapped__, memo))
-
-    def _self_or(self, found: Any) -> Any:
-        return self if found is self.__wrapped__ else found
-
-
-class TracedFunction(TracedCallable):
-    """The same for what becomes a method as an attribute of a class, as functions do."""
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Bind as what it wraps does; what becomes no method is the object's own, untraced."""
-        func: Any = self.__wrapped__
-        found: Any = cast(Any, type(func)).__get__(func, instance, owner)
-        if found is func:
-            return self
-        if type(found) is MethodType and found.__func__ is func:
-            return MethodType(self, found.__self__)
-        return found
+__all__ = ["FollowedCoroutine"]
 
 
 class FollowedCoroutine(_Proxy):

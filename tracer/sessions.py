@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, overload
 
-from tracer.callables import check_fields
+from tracer.callables import check_fields, travels
 from tracer.context import Block, innermost
 from tracer.recorder import RecorderSource
 from tracer.spans import INERT_SESSION, Session
@@ -90,16 +91,7 @@ class SessionContext(Block[Session]):
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]: ...
     def __call__(self, func: Any) -> Any:
         """Return `func` opening a session for each call."""
-
-        def prepare(_: Callable[..., Any], name: str, bound: bool) -> Opening:  # noqa: FBT001
-            given = self._source, name, self._session_id, self._fields
-            return Opening(
-                self._source,
-                lambda args, kwargs: _open(*given),
-                lambda args, kwargs: _open(*given, detached=True),
-            )
-
-        return wrap(func, prepare, self._name)
+        return wrap(func, _Prepare(self._source, self._session_id, self._fields), self._name)
 
     def __enter__(self) -> Session:
         opened = _open(self._source, self._name, self._session_id, self._fields)
@@ -119,6 +111,26 @@ class SessionContext(Block[Session]):
                 session.owner.close_session(session, error)
             finally:
                 session.ended = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepare:
+    """What one use of the decorator says about the sessions around what it decorates."""
+
+    source: RecorderSource
+    session_id: str | None
+    fields: Mapping[str, Any]
+
+    def __call__(self, func: Callable[..., Any], name: str, *, bound: bool) -> Opening:
+        given = self.source, name, self.session_id, self.fields
+        return Opening(
+            self.source,
+            lambda args, kwargs: _open(*given),
+            lambda args, kwargs: _open(*given, detached=True),
+        )
+
+    def travels(self) -> bool:
+        return travels((self.session_id, self.fields))
 
 
 def _open(

@@ -17,7 +17,15 @@ from tracer.encode import encode
 from tracer.event import Encoded
 from tracer.spans import NOTHING, Session, Span
 
-__all__ = ["Reduce", "Stream", "follow_async", "follow_future", "follow_generator"]
+__all__ = [
+    "Reduce",
+    "Stream",
+    "follow_async",
+    "follow_future",
+    "follow_generator",
+    "unhooked",
+    "was_taken",
+]
 
 Reduce = Callable[[list[Any]], Any]  # what was yielded, in order -> the event's output
 
@@ -182,7 +190,7 @@ def follow(gen: GeneratorType[Any, Any, Any], stream: Stream) -> Generator[Any, 
             value = yield box.pop()
             step, closing = gen.send, False
         except BaseException as thrown:
-            if gen.gi_running or _was_taken(gen.gi_frame):
+            if gen.gi_running or was_taken(gen.gi_frame):
                 stream.fail(thrown)
                 raise
             value, step, closing = thrown, gen.throw, isinstance(thrown, GeneratorExit)
@@ -206,7 +214,7 @@ async def follow_async(
     agen: AsyncGeneratorType[Any, Any], stream: Stream
 ) -> AsyncGenerator[Any, Any]:
     """Do the same for an async generator; a step may be cancelled, or never come back."""
-    step: Callable[[Any], Any] = _unhooked(agen)
+    step: Callable[[Any], Any] = unhooked(agen)
     value: Any = None
     closing = False
     box: list[Any] = []
@@ -233,14 +241,14 @@ async def follow_async(
             value = yield box.pop()
             step, closing = agen.asend, False
         except BaseException as thrown:
-            if _was_taken(agen.ag_frame):
+            if was_taken(agen.ag_frame):
                 stream.fail(thrown)
                 raise
             value, step, closing = thrown, agen.athrow, isinstance(thrown, GeneratorExit)
     stream.complete(closed=closing)
 
 
-def _was_taken(frame: FrameType | None) -> bool:
+def was_taken(frame: FrameType | None) -> bool:
     """Tell whether a generator that waits for us has been closed, or is just being closed.
 
     Only the collector of garbage does so: a cycle falls apart in any order, and what the inner
@@ -251,7 +259,7 @@ def _was_taken(frame: FrameType | None) -> bool:
     return frame is None or frame.f_back is not None
 
 
-def _unhooked(agen: AsyncGeneratorType[Any, Any]) -> Callable[[Any], Any]:
+def unhooked(agen: AsyncGeneratorType[Any, Any]) -> Callable[[Any], Any]:
     """Return `asend` for the first step, of which the event loop learns nothing.
 
     It knows the outer generator, which closes the inner one; told of both, it would close both at

@@ -49,7 +49,8 @@ UPDATE_FIELDS = frozenset(fields_of(EventUpdate))
 class Source:
     """Where decorated functions look for the recorder at the moment of a call.
 
-    The default one changes with `init`; it keeps its tracer alive for what it decorated.
+    The default one changes with `init`; it keeps its tracer alive for what it decorated. Pickled
+    with a function it leads nowhere: a tracer's threads, files and keys stay in their process.
     """
 
     def __init__(self) -> None:
@@ -61,9 +62,30 @@ class Source:
         """Return the recorder: there is nothing to wait for."""
         return self.recorder
 
+    def running(self) -> Tracer:
+        """Return the tracer it leads to; one that records nothing where there is none."""
+        if self.pending:
+            self.start()
+        if self.tracer is None:
+            self.tracer = Tracer.of(Config(disable_tracing=True), self)
+        return self.tracer
+
+    def __reduce__(self) -> Any:
+        return Source, ()
+
+    def __copy__(self) -> Source:
+        return self  # copied inside a process, also deeply, what it decorated goes on recording
+
+    def __deepcopy__(self, memo: object) -> Source:
+        return self
+
 
 class Tracer:
     """Record and send events of one configuration, independent of every other tracer.
+
+    Its threads, files and key do not travel: it pickles, also within what it decorated, as a
+    tracer that is switched off. One that `init` made pickles as the default tracer of the process
+    that unpickles it.
 
     Args: the fields of `Config`, as keywords; what is None or missing comes from the environment.
     Raises: ConfigError: names the option, where it came from and what is allowed.
@@ -79,8 +101,18 @@ class Tracer:
         tracer._wire(config, source, surroundings)
         return tracer
 
+    def __reduce__(self) -> Any:
+        return Source.running, (self._source,)
+
+    def __copy__(self) -> Tracer:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Tracer:
+        return self
+
     def _wire(self, config: Config, source: Source, given: Surroundings | None = None) -> None:
         self.config = config
+        self._source = source
         self.trace = SpanFactory(None, source)
         self.chain = SpanFactory("chain", source)
         self.model = SpanFactory("model", source)
@@ -342,7 +374,7 @@ class Tracer:
 
     def logging_filter(self) -> logging.Filter:
         """Return a filter that adds `hh_session_id` and `hh_event_id` to log records."""
-        return logging_filter(self.trace.source)
+        return logging_filter(self._source)
 
     @staticmethod
     def suppress() -> Suppress:

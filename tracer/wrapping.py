@@ -11,11 +11,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from tracer.context import CURRENT, restore
+from tracer import generators
+from tracer.context import exchange, restore
+from tracer.generators import TracedGeneratorFunction
 from tracer.recorder import RecorderSource
 from tracer.spans import Session, Span
+from tracer.standins import stand_in
 from tracer.streams import Reduce, Stream, follow_async, follow_future, follow_generator
 
 __all__ = ["Opening", "Prepare", "name_of", "wrap"]
@@ -41,8 +44,16 @@ class Opening:
     reduce: Reduce | None = None
 
 
-# callable, its name, whether its first argument is the `self` or `cls` of a method -> its opening
-Prepare = Callable[[Callable[..., Any], str, bool], Opening]
+class Prepare(Protocol):
+    """What one decorator opens around the calls of whatever it decorates; can be pickled itself."""
+
+    def __call__(self, func: Callable[..., Any], name: str, *, bound: bool) -> Opening:
+        """Return the opening of one callable; `bound`: its first argument is a `self` or `cls`."""
+        ...
+
+    def travels(self) -> bool:
+        """Tell whether any pickler takes it, with the functions and values it was given."""
+        ...
 
 
 def wrap(func: Any, prepare: Prepare, name: str | None = None) -> Any:
@@ -58,7 +69,7 @@ def wrap(func: Any, prepare: Prepare, name: str | None = None) -> Any:
     kind = cast(Any, type(func))
     if issubclass(kind, (staticmethod, classmethod)):
         inner = _wrap_one(func.__func__, prepare, name, bound=issubclass(kind, classmethod))
-        return kind(inner)  # pyright: ignore[reportUnknownVariableType] - what it was before
+        return _rebuilt(func, inner)
     if isinstance(func, MethodType) and isinstance(func.__func__, FunctionType):
         return MethodType(_wrap_one(func.__func__, prepare, name, bound=True), func.__self__)
     if not callable(func):
@@ -82,12 +93,25 @@ def _wrap_methods(owner: type, prepare: Prepare, name: str | None) -> type:
             continue
         bound = not issubclass(kind, staticmethod)
         wrapped = _wrap_one(inner, prepare, f"{name or owner.__name__}.{attribute}", bound=bound)
-        setattr(owner, attribute, wrapped if inner is found else kind(wrapped))
+        setattr(owner, attribute, wrapped if inner is found else _rebuilt(found, wrapped))
     return owner
 
 
+def _rebuilt(method: Any, inner: Any) -> Any:
+    """Return a static or class method of `inner`, with what others left on `method`: its `__final__`.
+
+    Past the constructor of a subclass, which may want more than a function.
+    """
+    kind: Any = staticmethod if issubclass(type(method), staticmethod) else classmethod
+    made = kind.__new__(cast(Any, type(method)))
+    kind.__init__(made, inner)
+    made.__dict__.update({**vars(method), **vars(made)})
+    return made
+
+
 def _is_ours(func: Any) -> bool:
-    return _is_proxy(func) or func.__code__.co_filename == __file__
+    # the second file: of a generator function that came here by value
+    return _is_proxy(func) or func.__code__.co_filename in (__file__, generators.__file__)
 
 
 def _is_proxy(func: Any) -> bool:
@@ -96,31 +120,31 @@ def _is_proxy(func: Any) -> bool:
 
 
 def _wrap_one(func: Any, prepare: Prepare, name: str | None, *, bound: bool = False) -> Any:
-    opening = prepare(func, name or name_of(func), bound)
+    opening = prepare(func, name or name_of(func), bound=bound)
     target = _target_of(func)
+    is_function = isinstance(func, FunctionType)
     if inspect.isgeneratorfunction(target):
         call = _starts_stream(func, opening, follow_generator)
     elif inspect.isasyncgenfunction(target):
         call = _starts_stream(func, opening, follow_async)
     elif inspect.iscoroutinefunction(target):
         call = _awaits(func, opening)
-        if isinstance(func, FunctionType):
+        if is_function:
             return call
         _name_coroutines(call, target)
     else:
         call = _calls(func, opening)
-        if isinstance(func, FunctionType):
+        if is_function:
             return call
-    # wrapt takes 5 ms to load: for what is no plain function, or a generator function
-    from tracer.proxies import TracedCallable, TracedFunction
-
-    kind = TracedFunction if hasattr(cast(Any, type(func)), "__get__") else TracedCallable
-    return kind(func, call)
+    if is_function:
+        return TracedGeneratorFunction(func, call)
+    again = functools.partial(_wrap_one, prepare=prepare, name=name, bound=bound)
+    return stand_in(func, call, again)
 
 
 def _target_of(func: Any) -> Any:
     """Return what `inspect` must ask to tell what a call gives: of an object, its class knows."""
-    while _is_proxy(func):
+    while _is_proxy(func) and not isinstance(func, FunctionType):
         func = func.__wrapped__
     if isinstance(func, (FunctionType, BuiltinFunctionType, MethodType, functools.partial)):
         return cast(Any, func)
@@ -173,7 +197,7 @@ def _followed(result: Any, link: Span | Session) -> Any:
     """Leave `link` open until what was returned has been awaited; that stays what it is."""
     kind = cast(Any, type(result))
     if kind is CoroutineType:
-        from tracer.proxies import FollowedCoroutine  # see _wrap_one
+        from tracer.proxies import FollowedCoroutine  # takes 5 ms to load: wrapt, for this alone
 
         restore(link)
         return FollowedCoroutine(result, link)
@@ -218,7 +242,8 @@ def _starts_stream(
 ) -> Callable[..., Any]:
     """Return what calls a generator function: parent and inputs are those of this moment."""
 
-    open_link = opening.detached
+    # not `opening` itself: a closure is pickled with all it holds
+    open_link, reduce = opening.detached, opening.reduce
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -227,13 +252,12 @@ def _starts_stream(
             link = None
         if link is None:
             return func(*args, **kwargs)
-        before = CURRENT.get()
-        CURRENT.set(link)  # `func` may be decorated itself, and look for its parent now
+        before = exchange(link)  # `func` may be decorated itself, and look for its parent now
         try:
             gen = func(*args, **kwargs)  # runs nothing of it; wrong arguments are refused
         finally:
-            CURRENT.set(before)
-        outer = following(gen, Stream(link, opening.reduce))
+            exchange(before)
+        outer = following(gen, Stream(link, reduce))
         outer.__name__, outer.__qualname__ = gen.__name__, gen.__qualname__
         return outer
 

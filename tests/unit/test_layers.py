@@ -60,6 +60,8 @@ RANKS: dict[str, float] = {
     "tracer.open_spans": 3.5,
     "tracer.streams": 3,
     "tracer.proxies": 3.2,
+    "tracer.standins": 3.2,
+    "tracer.generators": 3.3,
     "tracer.wrapping": 3.5,
     "tracer.client": 3,
     "tracer.carrier": 3.5,
