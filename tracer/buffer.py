@@ -12,7 +12,7 @@ from tracer.frame import DELIVERED, EVENT, EVENT_ID, OPEN, SUPERSEDED
 from tracer.memory import SegmentSource
 from tracer.segment import Frame, Segment
 from tracer.voice import log
-from tracer.writer import FIRST_SIZE, FULL_SIZE, NEVER, Writer
+from tracer.writer import FIRST_SIZE, FULL_SIZE, MAX_SESSIONS, NEVER, Writer
 
 __all__ = ["Books", "Buffer"]
 
@@ -62,6 +62,7 @@ class Buffer:
         self._seen: int | None = 0  # every frame up to here was read; None: there was no room
         self._orphans_first = True  # turned before each read
         self._given_up: dict[str, int] = {}
+        self._lost: dict[bytes, dict[str, int]] = {}  # the same by session
         self._left_behind = 0  # waiting events in the files that `close` let go
         self._flying: dict[int, Frame] = {}  # by identity: events that are being sent
         self.delivered = self.adopted_in = 0
@@ -76,9 +77,7 @@ class Buffer:
         """Count where every event is."""
         with self._reading:
             drawn, recorded, refused = self.writer.counted()
-            dropped = dict(self._given_up)
-            for reason, number in refused:
-                dropped[str(reason)] = dropped.get(str(reason), 0) + number
+            dropped = self._with_refused(refused)
             waiting = {False: 0, True: self._left_behind}  # by whether it is in a file
             for segment, adopted in list(self.writer.segments.items()):
                 number = segment.count_waiting(None if adopted else drawn)
@@ -94,6 +93,24 @@ class Buffer:
                 max(waiting[True], 0),
                 dropped,
             )
+
+    def dropped(self) -> dict[str, int]:
+        """Return how many events were lost so far, by reason."""
+        return self._with_refused(self.writer.counted()[2])
+
+    def _with_refused(self, refused: list[tuple[int | str, int]]) -> dict[str, int]:
+        dropped = dict(self._given_up)
+        for reason, number in refused:
+            dropped[str(reason)] = dropped.get(str(reason), 0) + number
+        return dropped
+
+    def take_losses(self, session: bytes) -> dict[str, int]:
+        """Return what was lost of a session, by reason, and forget it."""
+        lost = self._lost.pop(session, {})
+        refused = self.writer.refused_of.pop(session, None)
+        for reason, number in refused.items() if refused is not None else ():
+            lost[str(reason)] = lost.get(str(reason), 0) + number
+        return lost
 
     # -- the flusher: reading and settling --------------------------------------------------
 
@@ -179,6 +196,9 @@ class Buffer:
                     events += 1
                     self._flying.pop(id(frame), None)
                     self.writer.settled_in_memory += frame.segment.path is None
+                    if reason is not None and len(self._lost) < MAX_SESSIONS:
+                        lost = self._lost.setdefault(frame.session, {})
+                        lost[reason] = lost.get(reason, 0) + 1
             if reason is not None:
                 self._give_up(reason, events)
             elif state == DELIVERED:

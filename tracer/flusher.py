@@ -23,6 +23,7 @@ from tracer.config import Config
 from tracer.context import CURRENT, OwnWork
 from tracer.delivery import Delivery
 from tracer.errors import AuthError, TransientError, TransportError
+from tracer.reports import Reports
 from tracer.retry import retrying
 from tracer.transport import Transport
 from tracer.voice import log
@@ -61,17 +62,20 @@ class Flusher:
         buffer: Buffer,
         make_transport: Callable[[float], Transport],
         config: Config,
-        tend: Callable[[], None] = lambda: None,
+        tend: Callable[[], None],
+        reports: Reports,
     ) -> None:
         """Do not start yet: the first segment of the buffer does that.
 
         Args:
             make_transport: called with the seconds an attempt may take.
             tend: called before each sleep, for what else is to be done in the background.
+            reports: told of errors and losses.
         """
         self._buffer = buffer
         self._make_transport = make_transport
         self._tend = tend
+        self._reports = reports
         self._config = config
         self._retry = retrying(self._pause, self._gives_up)
         self._stopped = False
@@ -81,7 +85,7 @@ class Flusher:
     def _fresh(self) -> None:
         self._pid = os.getpid()
         self._transport = self._make_transport(self._config.timeout)
-        self._delivery = Delivery(self._buffer, self._transport)
+        self._delivery = Delivery(self._buffer, self._transport, self._reports.error)
         self._mailbox: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._asked: deque[_Wish] = deque()  # beside the mailbox: see `_take`
         self._threads: dict[str, Thread] = {}
@@ -196,6 +200,7 @@ class Flusher:
     def after_fork_in_child(self) -> None:
         """Begin anew: thread, connections and wishes are the parent's."""
         self._fresh()  # but shut down stays shut down
+        self._reports.after_fork_in_child()
         if self._buffer.writer.drawn:  # an earlier fork hook of the user recorded already
             self.notify()
 
@@ -265,10 +270,12 @@ class Flusher:
         self._buffer.close()
         self._transport.close()
         self._stopped = True
+        self._reports.tend()
 
     def _sleep(self) -> None:
         self._tend()
         self._buffer.tend(time.monotonic())
+        self._reports.tend()
         full = self._config.batch_size
         self._buffer.wake_after(full)
         waits = self._buffer.unread < full and not self._wishes  # those came while we rested
@@ -329,6 +336,7 @@ class Flusher:
         self._grant(str(error), self._wishes[:])  # these had their attempt
         self._tend()
         self._buffer.tend(time.monotonic())
+        self._reports.tend()
         while (now := time.monotonic()) < until:
             patience = until - now
             if self._stopping:

@@ -48,6 +48,7 @@ __all__ = [
     "kind_of",
     "parse_frame",
     "read_file_header",
+    "session_of",
 ]
 
 EVENT, SESSION, UPDATE, OPEN = 1, 2, 3, 4
@@ -109,6 +110,11 @@ def build_frame(kind: int, sequence: int, session: bytes, payload: bytes, flags:
 def kind_of(frame: bytes) -> int:
     """Return the kind of a frame that was built."""
     return frame[_FRONT.size + 4]
+
+
+def session_of(frame: bytes) -> bytes:
+    """Return the session of a frame that was built."""
+    return frame[HEAD_SIZE - 16 : HEAD_SIZE]
 
 
 def parse_frame(memory: Readable, offset: int, end: int) -> Content | None:

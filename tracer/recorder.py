@@ -14,6 +14,7 @@ from tracer.callables import Bind, processed
 from tracer.clock import UUID_FORM, Clock, IdSource, wire_session_id
 from tracer.composer import Composer
 from tracer.context import CURRENT, Link, OwnWork, nearest, restore
+from tracer.counts import value_of
 from tracer.encode import Encoder, encode
 from tracer.errors import Guard
 from tracer.event import (
@@ -235,6 +236,7 @@ class Recorder:
     def _write_event(self, span: Span, start_ms: int, duration_ns: int) -> None:
         session = span.session
         ours, rest = self._composer.event(span, start_ms, duration_ns, span.fields)
+        next(session.recorded)
         self.buffer.write(EVENT, session.key, ours + rest)
         frame = span.journaled
         if frame is not None:  # nobody may take it for interrupted, should the process die now
@@ -289,8 +291,11 @@ class Recorder:
                 "end_time": session.start_ms + int(duration),
                 "duration": round(duration, 3),
             }
+            telemetry = {"recorded": value_of(session.recorded)}
+            metadata: dict[str, Any] = {"tracer": {"telemetry": telemetry}}
             if error is not None:
-                given["metadata"] = {"error": text_of(error)}
+                metadata["error"] = text_of(error)
+            given["metadata"] = metadata
             self.update(session, session.id, given, ENDS)
 
     def update(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any, Protocol
 
 from tracer.clock import Clock, IdSource
@@ -36,7 +37,17 @@ class Session(Link):
     `id` may be kept and passed on; should the server answer another one, the flusher translates.
     """
 
-    __slots__ = ("announced", "epoch", "id", "key", "name", "sampled", "start_ms", "started")
+    __slots__ = (
+        "announced",
+        "epoch",
+        "id",
+        "key",
+        "name",
+        "recorded",
+        "sampled",
+        "start_ms",
+        "started",
+    )
     owner: Owner
 
     def __init__(self, owner: Owner, up: Link | None, name: str, session_id: str) -> None:
@@ -45,6 +56,7 @@ class Session(Link):
         self.id = session_id
         self.key = bytes.fromhex(session_id.replace("-", ""))
         self.epoch = owner.epoch
+        self.recorded = count()  # its events, in this process
         self.sampled = True  # the same in every process: decided by the id
         self.start_ms = owner.clock.wall_ns() // 1_000_000
         self.started = owner.clock.monotonic_ns()

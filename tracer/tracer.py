@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import sys
 import time
@@ -12,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer import fork, threads
+from tracer import ends, fork, threads
 from tracer.books import FlushResult, Stats
 from tracer.buffer import Buffer
 from tracer.callables import check_fields
@@ -28,6 +27,7 @@ from tracer.logs import logging_filter
 from tracer.open_spans import OpenSpans
 from tracer.propagate import bind_context
 from tracer.recorder import Recorder
+from tracer.reports import Reports
 from tracer.schema import EventUpdate, fields_of
 from tracer.sessions import SessionFactory
 from tracer.spans import INERT_SPAN, Session, Span
@@ -164,6 +164,7 @@ class Tracer:
                 lambda t: HttpTransport(replace(connection, timeout=t)),
                 config,
                 OpenSpans(self._recorder, self._buffer).tend,
+                Reports(self._buffer, self._guard, config.on_drop, config.on_error),
             )
         if self._outlet is not None:
             self._recorder.on_fork = self._outlet.after_fork_in_child
@@ -173,7 +174,9 @@ class Tracer:
         source.pending = False
         source.recorder = None if config.disable_tracing else self._recorder
         fork.watch(self._recorder)
-        _live.add(self)
+        ends.watch(self)
+        if config.handle_signals and not config.disable_tracing:
+            ends.handle_signals()
         weakref.finalize(self, _let_go, self._buffer, self._outlet).atexit = False
 
     # -- life --------------------------------------------------------------------------------
@@ -208,6 +211,14 @@ class Tracer:
         else:
             _let_go(self._buffer, None)
         return self._result(reason, started)
+
+    def finish(self, started: float) -> None:
+        """Shut down because the process ends, within what is left of `shutdown_timeout`."""
+        passed = time.monotonic() - started
+        done = self.shutdown(max(self.config.shutdown_timeout - passed, 0))
+        lost = done.queued + done.dropped.get("shutdown", 0)
+        if lost:  # no loss is silent, and nobody can ask `stats` any more
+            log.warning("%d events waited in memory only and are lost: %s", lost, done.reason)
 
     def _result(self, reason: str | None, started: float) -> FlushResult:
         now = self.stats()
@@ -399,20 +410,3 @@ def _let_go(buffer: Buffer, outlet: Outlet | None) -> None:
     elif not buffer.writer.closed:
         buffer.refuse_writes()
         buffer.close()
-
-
-_live: weakref.WeakSet[Tracer] = weakref.WeakSet()
-
-
-def _at_exit() -> None:
-    started = time.monotonic()
-    for tracer in list(_live):  # they share the time: the exit takes the longest, not the sum
-        passed = time.monotonic() - started
-        done = tracer.shutdown(max(tracer.config.shutdown_timeout - passed, 0))
-        lost = done.queued + done.dropped.get("shutdown", 0)
-        if lost:  # no loss is silent, and nobody can ask `stats` any more
-            log.warning("%d events waited in memory only and are lost: %s", lost, done.reason)
-
-
-# Runs after the program's own threads have ended and before daemon threads, ours among them, stop.
-atexit.register(_at_exit)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import orjson
 
-__all__ = ["merged"]
+__all__ = ["merged", "with_losses"]
 
 
 def merged(bodies: list[bytes]) -> bytes | None:
@@ -28,4 +28,14 @@ def merged(bodies: list[bytes]) -> bytes | None:
                     found[name] = value
     except (orjson.JSONDecodeError, AttributeError):
         return None
+    return orjson.dumps(found)
+
+
+def with_losses(body: bytes, lost: dict[str, int]) -> bytes:
+    """Return the update that ends a session, saying how many of its events were lost, and why."""
+    try:
+        found = cast("dict[str, Any]", orjson.loads(body))
+        found["metadata"]["tracer"]["telemetry"]["dropped"] = lost
+    except (orjson.JSONDecodeError, KeyError, TypeError):  # cut, or of another version
+        return body
     return orjson.dumps(found)

@@ -10,17 +10,18 @@ from threading import get_ident
 
 from tracer.counts import Counts, value_of
 from tracer.errors import SpoolError, SpoolFullError
-from tracer.frame import EVENT, MAX_PAYLOAD, build_frame, kind_of
+from tracer.frame import EVENT, MAX_PAYLOAD, build_frame, kind_of, session_of
 from tracer.memory import PrivateMemory, SegmentSource
 from tracer.segment import Segment, private_memory
 from tracer.voice import log
 
-__all__ = ["FIRST_SIZE", "FULL_SIZE", "NEVER", "Writer"]
+__all__ = ["FIRST_SIZE", "FULL_SIZE", "MAX_SESSIONS", "NEVER", "Writer"]
 
 FIRST_SIZE = 2 << 20  # many idle workers must not fill the disk
 FULL_SIZE = 8 << 20
 PATIENCE = 100  # looks at the counters of writers, for two in a row that agree
 MAX_NESTED = 4  # signals faster than a segment is made would otherwise make them without end
+MAX_SESSIONS = 10_000  # sessions whose losses are remembered until their end
 NEVER = 1 << 62  # a sequence number no event reaches: nobody needs to be woken
 
 
@@ -56,6 +57,7 @@ class Writer:
         self.trouble: SpoolError | None = None  # why private memory took the place of the disk
         self._attend_at = self._wake_at = NEVER if self.durable else 0
         self._beside, self._refused = Counts(), Counts()
+        self.refused_of: dict[bytes, Counts] = {}  # by session
         self.settled_in_memory = 0  # events; the flusher counts them
         self._on_disk = 0  # events that were accepted while private memory was not used
         self._in_memory = 0  # events that were accepted by it before files were used again
@@ -75,9 +77,9 @@ class Writer:
         if kind != EVENT:
             self._beside.add(kind)
         if sequence >= self._attend_at and not self._attend(sequence, kind):
-            return self._refuse(kind, self._reason("queue_full"))
+            return self._refuse(kind, session, self._reason("queue_full"))
         if len(payload) > MAX_PAYLOAD:
-            return self._refuse(kind, "too_large")
+            return self._refuse(kind, session, "too_large")
         frame = build_frame(kind, sequence, session, payload, flags)
         segment = self.current
         try:
@@ -124,9 +126,8 @@ class Writer:
             if following is None:
                 following = self._next_segment()
                 if following is None:
-                    return self._refuse(
-                        kind, self._reason("spool_io" if self.durable else "bytes_full")
-                    )
+                    reason = self._reason("spool_io" if self.durable else "bytes_full")
+                    return self._refuse(kind, session_of(frame), reason)
                 self._follow(segment, following)
             self.current = segment = following
             if self.closed:  # meanwhile, by a thread that sealed the segment before this one
@@ -141,7 +142,7 @@ class Writer:
                 continue
             self.on_rotate()
             return True
-        return self._refuse(kind, "shutdown")
+        return self._refuse(kind, session_of(frame), "shutdown")
 
     def _follow(self, segment: Segment, following: Segment) -> None:
         # two threads may both get here: then two segments live side by side, no harm
@@ -182,9 +183,11 @@ class Writer:
         # said last: a log handler that records must not come here again
         log.warning("%s: events wait in memory now and die with the process", error)
 
-    def _refuse(self, kind: int, reason: str) -> bool:
+    def _refuse(self, kind: int, session: bytes, reason: str) -> bool:
         if kind == EVENT:
             self._refused.add(reason)
+            if len(self.refused_of) < MAX_SESSIONS:
+                self.refused_of.setdefault(session, Counts()).add(reason)
         return False
 
     # -- counters --------------------------------------------------------------------------

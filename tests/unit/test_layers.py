@@ -58,6 +58,8 @@ RANKS: dict[str, float] = {
     "tracer.composer": 2.8,
     "tracer.recorder": 3,
     "tracer.open_spans": 3.5,
+    "tracer.reports": 3,
+    "tracer.ends": 1,
     "tracer.streams": 3,
     "tracer.proxies": 3.2,
     "tracer.standins": 3.2,
