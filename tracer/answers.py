@@ -45,7 +45,9 @@ def error_for(status: int, headers: Mapping[str, str], body: bytes) -> Transport
     """
     message = _message(status, headers, body)
     if status in (408, 425, 429) or (500 <= status <= 599 and status not in (501, 505)):
-        return TransientError(message, status, _retry_after(headers))
+        # a gateway that got no usable answer cannot tell what became of it (RFC 9110 §15.6.3, .5)
+        unknown = status in (502, 504)
+        return TransientError(message, status, _retry_after(headers), unknown=unknown)
     return _KINDS.get(status, RejectedError)(message, status)
 
 
@@ -99,11 +101,11 @@ def parsed(body: bytes, states: str | None = "success") -> dict[str, Any]:
     answer = _json_object(body)
     if answer is None:
         text = clean_text(body[:EXCERPT].decode("utf-8", "replace"), EXCERPT)
-        raise TransientError(f"the answer is no JSON object: {text or 'empty'}", 200)
+        raise TransientError(f"the answer is no JSON object: {text or 'empty'}", 200, unknown=True)
     if answer.get("success") is False or (states and answer.get(states) in (None, False)):
         said = answer.get("message")
         why = f": {clean_text(said, EXCERPT)}" if isinstance(said, str) else ""
-        raise TransientError(f"the answer states no {states or 'success'}{why}", 200)
+        raise TransientError(f"the answer states no {states or 'success'}{why}", 200, unknown=True)
     return answer
 
 

@@ -34,6 +34,9 @@ class Stats:
     a slack of the number of threads that are recording at this moment.
 
     Attributes:
+        retries: attempts made again, those at once over a new connection included.
+        ambiguous_resends: requests that were sent and never answered, and whose events were then
+            sent again: only a server that knows their `event_id`s stores them once.
         truncated_values: values that were cut to fit.
         redaction_failures: fields that a marker replaced because masking them failed.
         failures: errors of ours that were kept away from the program.
@@ -51,6 +54,7 @@ class Stats:
     dropped: dict[str, int]
     attempts: int
     retries: int
+    ambiguous_resends: int
     bytes_sent: int
     truncated_values: int
     redaction_failures: int

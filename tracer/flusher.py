@@ -149,7 +149,7 @@ class Flusher:
                 self._transport.close()
                 patience = min(self._config.timeout, max(until - time.monotonic(), 0.1))
                 self._transport = self._make_transport(patience)
-                self._delivery.transport = self._transport
+                self._delivery.exchange.transport = self._transport
                 self._work()
         except Exception as error:  # noqa: BLE001 - `shutdown` never raises
             self._after_failure(error)

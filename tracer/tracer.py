@@ -188,7 +188,7 @@ class Tracer:
     def stats(self) -> Stats:
         """Return the books of this process at this moment."""
         buffer, flusher = self._buffer, self._flusher
-        delivery = flusher.delivery if flusher else None
+        exchange = flusher.delivery.exchange if flusher else None
         books = buffer.books()
         return Stats(
             recorded=books.recorded,
@@ -198,15 +198,16 @@ class Tracer:
             in_flight=books.in_flight,
             spooled=books.waiting if buffer.durable else 0,
             dropped=books.dropped,
-            attempts=delivery.attempts if delivery else 0,
-            retries=flusher.retries if flusher else 0,
-            bytes_sent=delivery.bytes_sent if delivery else 0,
+            attempts=exchange.attempts if exchange else 0,
+            retries=flusher.retries + exchange.retries if flusher and exchange else 0,
+            ambiguous_resends=exchange.ambiguous_resends if exchange else 0,
+            bytes_sent=exchange.bytes_sent if exchange else 0,
             truncated_values=self._encoder.truncated,
             redaction_failures=self._redactor.failed if self._redactor else 0,
             failures=self._guard.count,
             flusher_restarts=flusher.restarts if flusher else 0,
-            last_error=delivery.last_error if delivery else None,
-            last_success=delivery.last_success if delivery else None,
+            last_error=exchange.last_error if exchange else None,
+            last_success=exchange.last_success if exchange else None,
             mode=self._mode if buffer.durable or self._mode[0] == "M" else "M: the disk failed",
         )
 

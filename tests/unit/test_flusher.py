@@ -16,6 +16,7 @@ from programs import assert_books, environment, run, wait_until
 from tracer import Tracer
 from tracer.delivery import Delivery
 from tracer.flusher import MAX_RESTARTS, Flusher
+from tracer.opened import OpenedSessions
 from tracer.segment import SESSION, UPDATE
 
 THREAD = "tracer-flusher"
@@ -394,14 +395,14 @@ def test_a_failure_while_a_session_is_opened_does_not_make_it_look_open(
             return Answer(failures.pop(0).status)
         return None
 
-    real = Delivery._create
+    real = OpenedSessions._create
 
-    def create(self: Delivery, opened: Any) -> None:
+    def create(self: OpenedSessions, opened: Any) -> None:
         if failures and isinstance(failures[0], RuntimeError):
             raise failures.pop(0)
         real(self, opened)
 
-    monkeypatch.setattr(Delivery, "_create", create)
+    monkeypatch.setattr(OpenedSessions, "_create", create)
     with ContractServer(verdict) as server:
         t = Tracer(server_url=server.url, spool_dir=tmp_path)
         ids = work(t, 3)
