@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tracer.buffer import Buffer
 from tracer.clock import UUID_FORM
+from tracer.deadletters import DeadLetters
 from tracer.errors import (
     AuthError,
     ConflictError,
@@ -16,6 +17,7 @@ from tracer.errors import (
 from tracer.exchange import Exchange
 from tracer.opened import OpenedSessions, wire_id_of
 from tracer.segment import (
+    DEAD,
     DELIVERED,
     DROPPED,
     ENDS,
@@ -39,8 +41,12 @@ class Delivery:
     is decided here. What is settled before an error stays settled.
     """
 
-    def __init__(self, buffer: Buffer, transport: Transport) -> None:
+    def __init__(
+        self, buffer: Buffer, transport: Transport, dead: DeadLetters | None = None
+    ) -> None:
+        """Send over `transport`; keep a copy of what is refused for good in `dead`, if there is."""
         self._buffer = buffer
+        self._dead = dead
         self.exchange = Exchange(transport)
         self._sessions = OpenedSessions(self.exchange, self.note)
 
@@ -75,7 +81,7 @@ class Delivery:
         """Send events of one session; split what is too large, find what is refused."""
         opened = self._sessions.get(session)
         if opened is not None and opened.refused:
-            self._buffer.settle(frames, DROPPED, opened.refused)
+            self._give_up(frames, opened.refused, opened.error)
             return
         path = f"/v1/sessions/{self._sessions.wire_id(session)}/events/batch"
         body = b'{"events":[%b]}' % b",".join([frame.payload for frame in frames])
@@ -105,7 +111,18 @@ class Delivery:
         else:
             self.note(error)
             reason = "too_large" if isinstance(error, PayloadTooLargeError) else "rejected"
-            self._buffer.settle(frames, DROPPED, reason)
+            self._give_up(frames, reason, error)
+
+    def _give_up(self, frames: list[Frame], reason: str, error: TransportError | None) -> None:
+        """Drop events of one session for good; where there is a journal, keep a copy of them."""
+        kept = 0
+        if self._dead is not None:
+            wire_id = self._sessions.wire_id(frames[0].session)
+            status, message = (None, "") if error is None else (error.status, error.message)
+            events = [frame.payload for frame in frames]
+            kept = self._dead.add(reason, status, message, wire_id, events)
+        self._buffer.settle(frames[:kept], DEAD, reason)
+        self._buffer.settle(frames[kept:], DROPPED, reason)
 
     def _update(self, frames: list[Frame]) -> None:
         """Change one event once, however many changes wait; one that is refused costs itself."""

@@ -22,6 +22,7 @@ from tenacity import RetryCallState
 from tracer.buffer import NEVER, Buffer
 from tracer.config import Config
 from tracer.context import CURRENT, Suppression
+from tracer.deadletters import DeadLetters
 from tracer.delivery import Delivery
 from tracer.errors import AuthError, TransientError, TransportError
 from tracer.retry import retrying
@@ -76,7 +77,8 @@ class Flusher:
     def _fresh(self) -> None:
         self._pid = os.getpid()
         self._transport = self._make_transport(self._config.timeout)
-        self._delivery = Delivery(self._buffer, self._transport)
+        dead = DeadLetters(self._config.spool_path) if self._buffer.durable else None
+        self._delivery = Delivery(self._buffer, self._transport, dead)
         self._mailbox: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
         self._threads: dict[str, Thread] = {}
         self._wishes: list[_Wish] = []

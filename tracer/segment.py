@@ -34,6 +34,7 @@ from zlib import crc32
 from tracer.errors import SegmentError
 
 __all__ = [
+    "DEAD",
     "DELIVERED",
     "DROPPED",
     "ENDS",

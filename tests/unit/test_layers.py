@@ -47,6 +47,7 @@ RANKS: dict[str, float] = {
     "tracer.transport": 2,
     "tracer.retry": 2,
     "tracer.spool": 2,
+    "tracer.deadletters": 2,
     "tracer.cost": 2,
     "tracer.hooks": 2,
     "tracer.spans": 2.5,
