@@ -15,7 +15,8 @@ from tracer.errors import (
     TransportError,
 )
 from tracer.exchange import Exchange
-from tracer.opened import OpenedSessions, wire_id_of
+from tracer.narrowing import Breaker, SizeLimit
+from tracer.opened import OpenedSessions, Refusal, wire_id_of
 from tracer.segment import (
     DEAD,
     DELIVERED,
@@ -29,9 +30,15 @@ from tracer.segment import (
     Frame,
 )
 from tracer.transport import Transport
+from tracer.trim import trimmed
 from tracer.updates import merged
 
 __all__ = ["Delivery"]
+
+
+MAX_TRIMS = 4  # of one event; the last has 4 % of its size
+
+_Refused = tuple[bytes, list[Frame], Refusal]  # session, events, why
 
 
 class Delivery:
@@ -47,8 +54,18 @@ class Delivery:
         """Send over `transport`; keep a copy of what is refused for good in `dead`, if there is."""
         self._buffer = buffer
         self._dead = dead
+        self._limit = SizeLimit()
+        self._breaker = Breaker()
+        self.trimmed = 0  # events that were cut because the server took them no larger
         self.exchange = Exchange(transport)
         self._sessions = OpenedSessions(self.exchange, self.note)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it looks as if nothing that is sent will be taken; None: it does not."""
+        if not self._breaker.is_open:
+            return None
+        return f"the server refuses everything: {self.exchange.last_error}"
 
     def send(self, frames: list[Frame]) -> None:
         """Per session: `create`, events, updates; all updates last, they may cross sessions."""
@@ -58,8 +75,11 @@ class Delivery:
                 self._open(frame)
             elif frame.kind == EVENT:
                 events.setdefault(frame.session, []).append(frame)
+        refused: list[_Refused] = []
         for session, batch in events.items():
-            self._deliver(session, batch)
+            refused += self._deliver(session, batch)
+        for one_batch in refused:  # only now: the others must not wait for it
+            self._narrow_down(*one_batch)
         changes: dict[tuple[bytes, bytes], list[Frame]] = {}
         for frame in frames:
             if frame.kind == UPDATE:
@@ -77,50 +97,105 @@ class Delivery:
         else:
             self._buffer.settle([frame], DROPPED if opened.refused else DELIVERED)
 
-    def _deliver(self, session: bytes, frames: list[Frame]) -> None:
-        """Send events of one session; split what is too large, find what is refused."""
-        opened = self._sessions.get(session)
-        if opened is not None and opened.refused:
-            self._give_up(frames, opened.refused, opened.error)
-            return
-        path = f"/v1/sessions/{self._sessions.wire_id(session)}/events/batch"
+    def _deliver(self, session: bytes, frames: list[Frame]) -> list[_Refused]:
+        """Send events of one session in as many requests as it takes; return what was refused."""
+        refused: list[_Refused] = []
+        while frames:
+            number = self._limit.count(frames)
+            part = frames[:number]
+            refusal = self._post(session, part)
+            if refusal is not None and refusal.reason == "too_large":
+                self._limit.refused(sum(len(frame.payload) + 1 for frame in part))
+                if number > 1 and not self._breaker.is_open:
+                    continue  # fewer of them
+            if refusal is not None and self._breaker.is_open:
+                return [*refused, (session, frames, refusal)]
+            if refusal is not None:
+                refused.append((session, part, refusal))
+            frames = frames[number:]
+        return refused
+
+    def _post(self, session: bytes, frames: list[Frame]) -> Refusal | None:
+        """Make one request of events of one session; create a vanished session once."""
         body = b'{"events":[%b]}' % b",".join([frame.payload for frame in frames])
-        try:
-            self.exchange.request("POST", path, body, frames=frames)
-        except ConflictError:
-            pass  # stored already
-        except SessionNotFoundError as error:
-            self.note(error)
-            self._sessions.reopen(session, error)
-            self._deliver(session, frames)
-            return
-        except (PayloadTooLargeError, RejectedError) as error:
-            self._narrow_down(session, frames, error)
-            return
+        while True:
+            opened = self._sessions.get(session)
+            if opened is not None and opened.refused:
+                return opened.refused
+            path = f"/v1/sessions/{self._sessions.wire_id(session)}/events/batch"
+            try:
+                self.exchange.request("POST", path, body, frames=frames)
+            except SessionNotFoundError as error:
+                self.note(error)
+                self._sessions.reopen(session, error)
+                continue
+            except PayloadTooLargeError as error:
+                self._breaker.refused()
+                return Refusal("too_large", error, splits=True)
+            except RejectedError as error:
+                self._breaker.refused()
+                return Refusal("rejected", error, splits=error.status in (400, 422))
+            except ConflictError:
+                pass  # stored already
+            break
         self._buffer.settle(frames, DELIVERED)
+        self._breaker.accepted()
+        self._limit.accepted(sum(len(frame.payload) + 1 for frame in frames))
         if opened is not None:
             opened.reopened = False
+        return None
 
-    def _narrow_down(self, session: bytes, frames: list[Frame], error: TransportError) -> None:
-        """Halve a refused batch, so that what is wrong with one event costs that event alone."""
-        splits = isinstance(error, PayloadTooLargeError) or error.status in (400, 422)
-        if splits and len(frames) > 1:
-            middle = len(frames) // 2
-            self._deliver(session, frames[:middle])
-            self._deliver(session, frames[middle:])
+    def _narrow_down(self, session: bytes, frames: list[Frame], refusal: Refusal) -> None:
+        """Find what is wrong with a refused batch, so that it costs the events concerned alone."""
+        if not refusal.splits:
+            self._give_up(session, frames, refusal)
+        elif len(frames) == 1:
+            if refusal.reason == "too_large" and not self._breaker.is_open:
+                self._trim(session, frames[0], refusal)
+            else:
+                self._give_up(session, frames, refusal)
+        elif self._breaker.is_open:
+            self._ask_about_one(session, frames, refusal)
         else:
-            self.note(error)
-            reason = "too_large" if isinstance(error, PayloadTooLargeError) else "rejected"
-            self._give_up(frames, reason, error)
+            middle = len(frames) // 2
+            for half in (frames[:middle], frames[middle:]):
+                for refused in self._deliver(session, half):
+                    self._narrow_down(*refused)
 
-    def _give_up(self, frames: list[Frame], reason: str, error: TransportError | None) -> None:
+    def _ask_about_one(self, session: bytes, frames: list[Frame], refusal: Refusal) -> None:
+        """Let the last event of a batch speak for all, as long as the server refuses everything."""
+        for refused in self._deliver(session, frames[-1:]):
+            self._narrow_down(*refused)
+        if self._breaker.is_open:
+            self._give_up(session, frames[:-1], refusal)
+            return
+        for refused in self._deliver(session, frames[:-1]):
+            self._narrow_down(*refused)
+
+    def _trim(self, session: bytes, frame: Frame, refusal: Refusal) -> None:
+        """Send an event that is too large alone in ever smaller sizes, its large fields cut."""
+        for _ in range(MAX_TRIMS):
+            shorter = trimmed(frame.payload, self._limit.room)
+            if shorter is None:
+                break
+            found = self._post(session, [frame._replace(payload=shorter)])
+            if found is None:
+                self.trimmed += 1
+                return
+            refusal = found
+            if refusal.reason != "too_large":
+                break
+            self._limit.refused(len(shorter) + 1)
+        self._give_up(session, [frame], refusal)
+
+    def _give_up(self, session: bytes, frames: list[Frame], refusal: Refusal) -> None:
         """Drop events of one session for good; where there is a journal, keep a copy of them."""
-        kept = 0
+        error, reason, kept = refusal.error, refusal.reason, 0
+        self.note(error)
         if self._dead is not None:
-            wire_id = self._sessions.wire_id(frames[0].session)
-            status, message = (None, "") if error is None else (error.status, error.message)
             events = [frame.payload for frame in frames]
-            kept = self._dead.add(reason, status, message, wire_id, events)
+            wire_id = self._sessions.wire_id(session)
+            kept = self._dead.add(reason, error.status, error.message, wire_id, events)
         self._buffer.settle(frames[:kept], DEAD, reason)
         self._buffer.settle(frames[kept:], DROPPED, reason)
 

@@ -219,7 +219,7 @@ class Flusher:
         self._buffer.refuse_writes()
         if not self._failing:  # what was written while the last batch went out
             self._drain()
-        self._reason = str(self._error) if self._failing else None
+        self._reason = str(self._error) if self._failing else self._delivery.trouble
         self._finish()
 
     def _after_failure(self, error: BaseException) -> float:
@@ -294,10 +294,11 @@ class Flusher:
         try:
             while self._retry(self._attempt):
                 self._take(0)
-                self._grant(None, [w for w in self._wishes if self._buffer.is_drained_to(w.target)])
+                drained = [w for w in self._wishes if self._buffer.is_drained_to(w.target)]
+                self._grant(self._delivery.trouble, drained)
                 if not self._wishes and self._buffer.unread < self._config.batch_size:
                     return
-            self._grant(None, self._wishes[:])
+            self._grant(self._delivery.trouble, self._wishes[:])
         except (TransientError, AuthError) as error:
             self._grant(str(error), self._wishes[:])
 

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 from uuid import UUID
 
 from tracer.errors import AuthError, ConflictError, TransientError, TransportError
 from tracer.exchange import Exchange
 
-__all__ = ["Opened", "OpenedSessions", "wire_id_of"]
+__all__ = ["Opened", "OpenedSessions", "Refusal", "wire_id_of"]
 
 # The start of every session frame, as recorder.py writes it: enough to open the session with.
 _ID_AND_NAME = re.compile(rb'{"session_id":"[^"]*","session_name":"(?:[^"\\]|\\.)*"')
+
+
+class Refusal(NamedTuple):
+    """Why events were not taken: the reason they are counted under, and what the server said.
+
+    Attributes:
+        splits: fewer of them, or smaller ones, may be taken.
+    """
+
+    reason: str
+    error: TransportError
+    splits: bool = False
 
 
 class Opened:
     """A session this process opened: the id the server answered with, and how to open it again.
 
     Attributes:
-        refused: why its events are dropped. error: what the server said to that.
+        refused: why its events are dropped.
     """
 
     def __init__(self, session: bytes, body: bytes) -> None:
@@ -27,17 +40,12 @@ class Opened:
         self.wire_id = self._own_id
         self.body = body
         self.reopened = False
-        self.refused: str | None = None
-        self.error: TransportError | None = None
+        self.refused: Refusal | None = None
 
     @property
     def is_renamed(self) -> bool:
         """Whether the server answered with another id than it was asked for."""
         return self.wire_id != self._own_id
-
-    def give_up(self, reason: str, error: TransportError) -> None:
-        """Drop its events from now on."""
-        self.refused, self.error = reason, error
 
 
 class OpenedSessions:
@@ -85,7 +93,7 @@ class OpenedSessions:
             body = b'{"session_id":"%b"}' % wire_id_of(session).encode()
             opened = self._known[session] = Opened(session, body)
         if opened.reopened:
-            opened.give_up("session_gone", error)
+            opened.refused = Refusal("session_gone", error)
         else:
             self._create(opened)
             opened.reopened = True
@@ -103,10 +111,10 @@ class OpenedSessions:
                 raise
             except TransportError as error:
                 self._note(error)
-                opened.give_up("rejected", error)
+                opened.refused = Refusal("rejected", error)
             else:
                 opened.wire_id = str(answer["session_id"])
-                opened.refused = opened.error = None
+                opened.refused = None
                 return
 
 

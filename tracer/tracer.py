@@ -188,7 +188,8 @@ class Tracer:
     def stats(self) -> Stats:
         """Return the books of this process at this moment."""
         buffer, flusher = self._buffer, self._flusher
-        exchange = flusher.delivery.exchange if flusher else None
+        delivery = flusher.delivery if flusher else None
+        exchange = delivery.exchange if delivery else None
         books = buffer.books()
         return Stats(
             recorded=books.recorded,
@@ -202,7 +203,7 @@ class Tracer:
             retries=flusher.retries + exchange.retries if flusher and exchange else 0,
             ambiguous_resends=exchange.ambiguous_resends if exchange else 0,
             bytes_sent=exchange.bytes_sent if exchange else 0,
-            truncated_values=self._encoder.truncated,
+            truncated_values=self._encoder.truncated + (delivery.trimmed if delivery else 0),
             redaction_failures=self._redactor.failed if self._redactor else 0,
             failures=self._guard.count,
             flusher_restarts=flusher.restarts if flusher else 0,

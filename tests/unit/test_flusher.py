@@ -95,13 +95,13 @@ def test_a_busy_caller_is_not_followed_event_by_event(
     sizes: list[int] = []
     asked: list[bool] = []
 
-    def deliver(self: Delivery, session: bytes, frames: Any) -> None:
+    def deliver(self: Delivery, session: bytes, frames: Any) -> Any:
         sizes.append(len(frames))
         if len(sizes) < 50 and not asked:  # as a caller does meanwhile
             caller = threading.Thread(target=lambda: ids.update(work(t, 30)))
             caller.start()
             caller.join()
-        real(self, session, frames)
+        return real(self, session, frames)
 
     monkeypatch.setattr(Delivery, "_deliver", deliver)
     for _ in range(10):

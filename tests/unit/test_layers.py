@@ -58,6 +58,8 @@ RANKS: dict[str, float] = {
     "tracer.wrapping": 3.5,
     "tracer.client": 3,
     "tracer.carrier": 3.5,
+    "tracer.narrowing": 2,
+    "tracer.trim": 2.5,
     "tracer.exchange": 2.5,
     "tracer.opened": 2.7,
     "tracer.delivery": 3,
@@ -184,7 +186,7 @@ def test_the_walk_sees_an_upward_import(tmp_path: Path) -> None:
 
 
 def test_the_way_out_encodes_no_json() -> None:
-    for name in ("flusher", "delivery", "exchange", "opened", "buffer", "segment"):
+    for name in ("flusher", "delivery", "exchange", "opened", "narrowing", "buffer", "segment"):
         tree = ast.parse((ROOT / "tracer" / f"{name}.py").read_text())
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
