@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from tracer.across import MAX_EVENTS, Across
 from tracer.buffer import Buffer
-from tracer.clock import UUID_FORM
+from tracer.changes import Changes
 from tracer.deadletters import DeadLetters
 from tracer.errors import (
     AuthError,
@@ -14,16 +18,14 @@ from tracer.errors import (
     TransientError,
     TransportError,
 )
-from tracer.exchange import Exchange
+from tracer.exchange import Exchange, event_id_of
 from tracer.narrowing import Breaker, SizeLimit
-from tracer.opened import OpenedSessions, Refusal, wire_id_of
+from tracer.opened import OpenedSessions, Refusal
 from tracer.segment import (
     DEAD,
     DELIVERED,
     DROPPED,
-    ENDS,
     EVENT,
-    EVENT_ID,
     SESSION,
     SUPERSEDED,
     UPDATE,
@@ -31,7 +33,6 @@ from tracer.segment import (
 )
 from tracer.transport import Transport
 from tracer.trim import trimmed
-from tracer.updates import merged
 
 __all__ = ["Delivery"]
 
@@ -59,6 +60,8 @@ class Delivery:
         self.trimmed = 0  # events that were cut because the server took them no larger
         self.exchange = Exchange(transport)
         self._sessions = OpenedSessions(self.exchange, self.note)
+        self._across = Across(self.exchange)
+        self._changes = Changes(buffer, self.exchange, self._sessions, self.note)
 
     @property
     def trouble(self) -> str | None:
@@ -75,20 +78,16 @@ class Delivery:
                 self._open(frame)
             elif frame.kind == EVENT:
                 events.setdefault(frame.session, []).append(frame)
+        self._send_across(events)
         refused: list[_Refused] = []
         for session, batch in events.items():
             refused += self._deliver(session, batch)
         for one_batch in refused:  # only now: the others must not wait for it
             self._narrow_down(*one_batch)
-        changes: dict[tuple[bytes, bytes], list[Frame]] = {}
+        self._changes.send([frame for frame in frames if frame.kind == UPDATE])
         for frame in frames:
-            if frame.kind == UPDATE:
-                event_id = frame.payload[:EVENT_ID]
-                changes.setdefault((frame.session, event_id), []).append(frame)
-            elif frame.kind not in (SESSION, EVENT):  # of another version; left, it would stay
+            if frame.kind not in (SESSION, EVENT, UPDATE):  # of another version; it would stay
                 self._buffer.settle([frame], DROPPED)
-        for several in changes.values():
-            self._update(several)
 
     def _open(self, frame: Frame) -> None:
         opened = self._sessions.open(frame.session, frame.payload)
@@ -96,6 +95,31 @@ class Delivery:
             self._buffer.settle([frame], SUPERSEDED)
         else:
             self._buffer.settle([frame], DROPPED if opened.refused else DELIVERED)
+
+    def _send_across(self, events: dict[bytes, list[Frame]]) -> None:
+        """Send events of many sessions together, and take those that are stored out of `events`."""
+        may = [session for session in events if self._sessions.may_cross(session)]
+        if not self._across.suits(len(may)):
+            return
+        waiting = [frame for session in may for frame in events[session]]
+        while waiting:
+            number = min(self._limit.count(waiting), MAX_EVENTS)
+            part, size = waiting[:number], _size(waiting[:number])
+            with self._settling(part):
+                error = self._across.post(part)
+            if error is not None:
+                self.note(error)
+                if isinstance(error, PayloadTooLargeError):
+                    self._limit.refused(size)
+                stored = error.stored if isinstance(error, TransientError) else frozenset[str]()
+                self._settle_named(part, stored)
+                waiting = [frame for frame in waiting if event_id_of(frame) not in stored]
+                break
+            self._accept(part, size)
+            waiting = waiting[number:]
+        left = dict.fromkeys(map(id, waiting))
+        for session in may:
+            events[session] = [frame for frame in events[session] if id(frame) in left]
 
     def _deliver(self, session: bytes, frames: list[Frame]) -> list[_Refused]:
         """Send events of one session in as many requests as it takes; return what was refused."""
@@ -105,7 +129,7 @@ class Delivery:
             part = frames[:number]
             refusal = self._post(session, part)
             if refusal is not None and refusal.reason == "too_large":
-                self._limit.refused(sum(len(frame.payload) + 1 for frame in part))
+                self._limit.refused(_size(part))
                 if number > 1 and not self._breaker.is_open:
                     continue  # fewer of them
             if refusal is not None and self._breaker.is_open:
@@ -124,7 +148,8 @@ class Delivery:
                 return opened.refused
             path = f"/v1/sessions/{self._sessions.wire_id(session)}/events/batch"
             try:
-                self.exchange.request("POST", path, body, frames=frames)
+                with self._settling(frames):
+                    self.exchange.request("POST", path, body, frames=frames)
             except SessionNotFoundError as error:
                 self.note(error)
                 self._sessions.reopen(session, error)
@@ -138,12 +163,29 @@ class Delivery:
             except ConflictError:
                 pass  # stored already
             break
-        self._buffer.settle(frames, DELIVERED)
-        self._breaker.accepted()
-        self._limit.accepted(sum(len(frame.payload) + 1 for frame in frames))
+        self._accept(frames, _size(frames))
         if opened is not None:
             opened.reopened = False
         return None
+
+    def _accept(self, frames: list[Frame], size: int) -> None:
+        self._buffer.settle(frames, DELIVERED)
+        self._breaker.accepted()
+        self._limit.accepted(size)
+
+    @contextmanager
+    def _settling(self, frames: list[Frame]) -> Generator[None, None, None]:
+        """Settle what an answer names as stored, though all in all it is no success."""
+        try:
+            yield
+        except TransientError as error:
+            self._settle_named(frames, error.stored)
+            raise
+
+    def _settle_named(self, frames: list[Frame], stored: frozenset[str]) -> None:
+        if stored:
+            named = [frame for frame in frames if event_id_of(frame) in stored]
+            self._buffer.settle(named, DELIVERED)
 
     def _narrow_down(self, session: bytes, frames: list[Frame], refusal: Refusal) -> None:
         """Find what is wrong with a refused batch, so that it costs the events concerned alone."""
@@ -199,46 +241,13 @@ class Delivery:
         self._buffer.settle(frames[:kept], DEAD, reason)
         self._buffer.settle(frames[kept:], DROPPED, reason)
 
-    def _update(self, frames: list[Frame]) -> None:
-        """Change one event once, however many changes wait; one that is refused costs itself."""
-        session, payload = frames[0].session, frames[0].payload
-        event_id, body = str(payload[:EVENT_ID], "ascii", "replace"), payload[EVENT_ID:]
-        if len(frames) > 1:
-            together = merged([frame.payload[EVENT_ID:] for frame in frames])
-            if together is None:
-                self._update_one_by_one(frames)
-                return
-            body = together
-        outcome = DELIVERED
-        try:
-            if not (UUID_FORM.fullmatch(event_id) and body.startswith(b"{")):  # no path of ours
-                raise RejectedError(f"an update names no event: {event_id!r}")
-            if event_id == wire_id_of(session):
-                event_id = self._sessions.wire_id(session)
-            self.exchange.request("PUT", f"/v1/events/{event_id}", body)
-        except (TransientError, AuthError):
-            raise
-        except ConflictError:
-            pass  # stored already
-        except (PayloadTooLargeError, RejectedError) as error:
-            if len(frames) > 1:
-                self._update_one_by_one(frames)
-                return
-            self.note(error)
-            outcome = DROPPED
-        except TransportError as error:
-            self.note(error)
-            outcome = DROPPED
-        self._buffer.settle(frames, outcome)
-        if any(frame.flags & ENDS for frame in frames):
-            self._sessions.forget(session)
-
-    def _update_one_by_one(self, frames: list[Frame]) -> None:
-        for frame in frames:
-            self._update([frame])
-
     def note(self, error: TransportError) -> None:
         """Keep the error for `stats`; log its kind at most once a minute."""
         kept = "the journal keeps the events" if self._buffer.durable else "events wait in memory"
         waits = isinstance(error, (TransientError, AuthError))
         self.exchange.note(error, kept if waits else "see stats().dropped")
+
+
+def _size(frames: list[Frame]) -> int:
+    """Return the bytes of events in a request, with the commas between them."""
+    return sum(len(frame.payload) + 1 for frame in frames)

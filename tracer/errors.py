@@ -81,6 +81,7 @@ class TransientError(TransportError):
         retry_after: the server's wish in seconds, None without one.
         unknown: something was sent and no answer says what became of it.
         stale: a connection that was idle before was closed before any answer came.
+        stored: ids of events that the answer names as stored nevertheless.
     """
 
     def __init__(
@@ -91,11 +92,13 @@ class TransientError(TransportError):
         *,
         unknown: bool = False,
         stale: bool = False,
+        stored: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(message, status)
         self.retry_after = retry_after
         self.unknown = unknown
         self.stale = stale
+        self.stored = stored
 
 
 class ConflictError(TransportError):

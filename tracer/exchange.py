@@ -8,16 +8,18 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from tracer.answers import parsed
+from tracer.answers import named_events, parsed
 from tracer.errors import AuthError, TransientError, TransportError
-from tracer.segment import Frame
+from tracer.segment import EVENT_ID, Frame
 from tracer.transport import MAX_ANSWER, Request, Transport
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "event_id_of"]
 
 CREATE_ANSWER = 4 << 20  # bytes; the answer to `create` repeats the whole session
 QUIET = 60.0  # seconds between two log lines about the same kind of failure
 MAX_DOUBTFUL = 100  # attempts; each is sent again first of all, so that one or two are in doubt
+
+_ID = slice(len('{"event_id":"'), len('{"event_id":"') + EVENT_ID)
 
 log = logging.getLogger("tracer")
 
@@ -46,6 +48,7 @@ class Exchange:
         states: str = "success",
         frames: Sequence[Frame] = (),
         *,
+        names_events: bool = False,
         again: bool = True,
     ) -> dict[str, Any]:
         """Send one request and return its parsed answer.
@@ -55,19 +58,25 @@ class Exchange:
 
         Args:
             states: the member of the answer that must be there.
-            frames: the events in it.
+            frames: the events in it. An answer that names less than these is none; `names_events`
+                says that it has to name them.
         """
         if frames and self._doubtful:
             self._count_resends(frames)
         try:
-            return self._once(method, path, body, states)
+            answer = self._once(method, path, body, states)
+            if frames:
+                _check_names(answer, frames, required=names_events)
+            return answer
         except TransientError as error:
             if error.unknown and frames:
                 self._doubtful.append(frozenset(map(_identity, frames)))
             if not (error.stale and again):
                 raise
         self.retries += 1
-        return self.request(method, path, body, states, frames, again=False)
+        return self.request(
+            method, path, body, states, frames, names_events=names_events, again=False
+        )
 
     def _once(self, method: str, path: str, body: bytes, states: str) -> dict[str, Any]:
         self.attempts += 1
@@ -96,6 +105,27 @@ class Exchange:
             self._said[kind] = now
             status = "" if error.status is None else f" (status {error.status})"
             log.warning("sending failed%s: %s; %s", status, error, what)
+
+
+def event_id_of(frame: Frame) -> str:
+    """Return the id of an event, with which recorder.py begins its JSON."""
+    return str(frame.payload[_ID], "ascii", "replace")
+
+
+def _check_names(answer: dict[str, Any], frames: Sequence[Frame], *, required: bool) -> None:
+    named = named_events(answer)
+    if named is None:
+        if not required:
+            return
+        named = frozenset[str]()
+    stored = named.intersection(map(event_id_of, frames))
+    if len(stored) < len(frames):
+        raise TransientError(
+            f"the answer names {len(stored)} of {len(frames)} events",
+            200,
+            unknown=True,
+            stored=stored,
+        )
 
 
 def _identity(frame: Frame) -> tuple[bytes, int]:

@@ -63,6 +63,11 @@ class OpenedSessions:
         """Return what is known of a session; None: a dead process opened it, or it has ended."""
         return self._known.get(session)
 
+    def may_cross(self, session: bytes) -> bool:
+        """Tell whether the session id in an event's JSON is the one the server knows."""
+        known = self._known.get(session)
+        return known is not None and not (known.is_renamed or known.refused)
+
     def forget(self, session: bytes) -> None:
         """Let go of a session that has ended; late events find it on the server."""
         known = self._known.get(session)

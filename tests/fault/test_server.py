@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,4 +236,222 @@ def test_f16_one_good_batch_closes_the_breaker_even_behind_a_bad_event(tmp_path:
         assert set(server.events) == set(ids) - bad
         assert t.stats().dropped == {"rejected": 501}
         assert t.shutdown(20).ok
+        assert_books(t.stats())
+
+
+# -- many sessions at once -------------------------------------------------------------------
+
+
+def sessions(t: Tracer, number: int, each: int = 1) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for n in range(number):
+        with t.session(f"session {n}") as session:
+            found[session.id] = work(t, each)
+    return found
+
+
+def flat(found: dict[str, list[str]]) -> set[str]:
+    return {event_id for ids in found.values() for event_id in ids}
+
+
+@modes
+def test_a_flush_of_many_sessions_is_one_batch(mode: str, tmp_path: Path) -> None:
+    with ContractServer() as server:
+        t = tracer_for(server.url, mode, tmp_path)
+        few = sessions(t, 4, 3)
+        assert t.flush(20).ok
+        assert len(server.batches()) == 4
+        assert not [s for s in server.batches() if s.is_across]
+        many = sessions(t, 20, 3)
+        assert t.flush(20).ok
+        (batch,) = server.batches()[4:]
+        assert batch.is_across
+        assert set(batch.event_ids) == flat(many)
+        for session, ids in {**few, **many}.items():
+            assert {server.events[i]["session_id"] for i in ids} == {session}
+        kinds = ["u" if s.method == "PUT" else "e" if s.is_batch else "c" for s in server.seen[12:]]
+        assert "".join(kinds) == "c" * 20 + "e" + "u" * 20
+        assert t.shutdown(20).ok
+        assert t.stats().delivered == 72
+        assert_books(t.stats())
+
+
+def test_a_thousand_events_are_the_most_an_answer_has_to_name(tmp_path: Path) -> None:
+    with ContractServer() as server:
+        t = tracer_for(server.url, "D", tmp_path, batch_size=5000)
+        ids = flat(sessions(t, 10, 250))
+        assert t.flush(20).ok
+        assert set(server.events) == ids
+        assert sorted(len(s.event_ids) for s in server.batches()) == [500, 1000, 1000]
+        assert t.shutdown(20).ok
+
+
+@modes
+@pytest.mark.parametrize("status", [400, 404, 405, 409, 413, 422, 501, 301])
+def test_what_refuses_many_sessions_is_asked_for_each(
+    status: int, mode: str, tmp_path: Path
+) -> None:
+    with ContractServer(lambda s: Answer(status) if s.is_across else None) as server:
+        t = tracer_for(server.url, mode, tmp_path)
+        ids = flat(sessions(t, 10))
+        assert t.flush(20).ok
+        assert [s.is_across for s in server.batches()] == [True] + [False] * 10
+        assert set(server.events) == ids
+        ids |= flat(sessions(t, 10))
+        assert t.flush(20).ok
+        assert len([s for s in server.batches() if s.is_across]) == 1, "not asked again for long"
+        assert set(server.events) == ids
+        assert server.resent == 0
+        assert t.shutdown(20).ok
+        assert t.stats().dropped == {}
+        assert_books(t.stats())
+
+
+def test_a_poison_event_among_many_sessions_costs_itself_alone(tmp_path: Path) -> None:
+    bad: set[str] = set()
+    with ContractServer(
+        lambda s: Answer(400) if s.is_batch and bad & set(s.event_ids) else None
+    ) as server:
+        t = tracer_for(server.url, "D", tmp_path)
+        found = sessions(t, 10, 8)
+        bad.add(next(iter(found.values()))[3])
+        assert t.flush(20).ok
+        assert set(server.events) == flat(found) - bad
+        assert t.stats().dropped == {"rejected": 1}
+        assert t.shutdown(20).ok
+        assert_books(t.stats())
+
+
+def test_a_vanished_session_among_many_is_created_again(tmp_path: Path) -> None:
+    with ContractServer() as server:
+        t = tracer_for(server.url, "D", tmp_path)
+        open_ones = [t.session(f"session {n}") for n in range(10)]
+        ids: list[str] = []
+        for _ in range(2):
+            for one in open_ones:
+                with one:
+                    ids += work(t)
+            assert t.flush(20).ok
+            server.sessions.pop(next(iter(server.sessions)))
+        assert set(server.events) == set(ids)
+        assert t.shutdown(20).ok
+        assert t.stats().dropped == {}
+
+
+def test_f21_a_renamed_session_goes_by_itself(tmp_path: Path) -> None:
+    with ContractServer() as server:
+        t = tracer_for(server.url, "D", tmp_path)
+        found = sessions(t, 6)
+        renamed = next(iter(found))
+        server.renames[renamed] = "00000000-0000-4000-8000-000000000001"
+        assert t.flush(20).ok
+        assert sorted((s.is_across, len(s.event_ids)) for s in server.batches()) == [
+            (False, 1),
+            (True, 5),
+        ]
+        (own,) = found[renamed]
+        assert server.events[own]["session_id"] == server.renames[renamed]
+        assert {e["session_id"] for e in server.events.values()} == set(server.sessions)
+        assert t.shutdown(20).ok
+
+
+routes = pytest.mark.parametrize("route", ["many sessions", "one session"])
+SHORT: dict[str, bytes] = {
+    "names none": b'{"success":true}',
+    "an empty list": b'{"success":true,"event_ids":[]}',
+    "others": b'{"success":true,"event_ids":["%b"]}' % (b"0" * 36),
+    "no list": b'{"success":true,"event_ids":"all"}',
+    "HTML": b"<html>ok</html>",
+    "no success": b'{"success":false,"event_ids":[]}',
+}
+
+
+@modes
+@pytest.mark.parametrize("body", SHORT.values(), ids=SHORT)
+def test_f17_an_answer_that_does_not_name_the_events_acknowledges_none(
+    body: bytes, mode: str, tmp_path: Path
+) -> None:
+    with ContractServer(lambda s: Answer(200, body=body) if s.is_across else None) as server:
+        t = tracer_for(server.url, mode, tmp_path)
+        ids = flat(sessions(t, 10))
+        assert t.flush(20).ok
+        assert set(server.events) == ids, "nothing was stored, nothing was believed"
+        assert t.stats().ambiguous_resends == 1
+        assert t.shutdown(20).ok
+        assert t.stats().delivered == 10
+        assert_books(t.stats())
+
+
+@modes
+@routes
+def test_f17_of_a_short_answer_what_it_names_is_delivered_and_the_rest_sent_again(
+    route: str, mode: str, tmp_path: Path
+) -> None:
+    across = route == "many sessions"
+    short = iter([True])
+
+    def verdict(seen: Seen) -> Answer | None:
+        if seen.is_batch and next(short, False):
+            for event in seen.body["events"][:4]:  # stores four, says so
+                server.events[event["event_id"]] = {**event, "session_id": event["session_id"]}
+            said = {"success": True, "event_ids": seen.event_ids[:4]}
+            return Answer(200, body=json.dumps(said).encode())
+        return None
+
+    with ContractServer(verdict) as server:
+        t = tracer_for(server.url, mode, tmp_path)
+        ids = flat(sessions(t, 10)) if across else set(work(t, 10))
+        if not across:
+            result = t.flush(20)
+            assert (result.ok, result.delivered) == (False, 4)
+            assert result.reason == "the answer names 4 of 10 events"
+        assert t.flush(20).ok
+        assert set(server.events) == ids
+        assert server.resent == 0, "what was named is not sent again"
+        assert t.stats().ambiguous_resends == 1
+        assert t.shutdown(20).ok
+        assert t.stats().delivered == 10
+        assert_books(t.stats())
+
+
+@modes
+def test_f22_a_failure_that_names_what_it_stored_is_sent_the_rest(
+    mode: str, tmp_path: Path
+) -> None:
+    first = iter([True])
+
+    def verdict(seen: Seen) -> Answer | None:
+        if not (seen.is_batch and next(first, False)):
+            return None
+        for event in seen.body["events"][:6]:
+            server.events[event["event_id"]] = event
+        said = {"message": "partially created", "event_ids": seen.event_ids[:6]}
+        return Answer(500, body=json.dumps(said).encode())
+
+    with ContractServer(verdict) as server:
+        t = tracer_for(server.url, mode, tmp_path)
+        ids = work(t, 10)
+        result = t.flush(20)
+        assert (result.ok, result.delivered, result.reason) == (False, 6, "partially created")
+        assert t.flush(20).ok
+        assert [len(s.event_ids) for s in server.batches()] == [10, 4]
+        assert set(server.events) == set(ids)
+        assert server.resent == 0
+        assert t.shutdown(20).ok
+        assert t.stats().delivered == 10
+        assert_books(t.stats())
+
+
+@modes
+@routes
+def test_f22_409_is_delivered(route: str, mode: str, tmp_path: Path) -> None:
+    across = route == "many sessions"
+    with ContractServer(lambda s: Answer(409, stores=True) if s.is_batch else None) as server:
+        t = tracer_for(server.url, mode, tmp_path)
+        ids = flat(sessions(t, 10)) if across else set(work(t, 10))
+        assert t.flush(20).ok
+        assert set(server.events) == ids
+        assert len(server.batches()) == (11 if across else 1)
+        assert t.shutdown(20).ok
+        assert (t.stats().delivered, t.stats().dropped) == (10, {})
         assert_books(t.stats())

@@ -186,7 +186,10 @@ def test_on_the_wire_a_session_is_created_then_its_events_then_its_updates(
     order: dict[str, list[str]] = {}
     for seen in server.seen:
         parts = seen.path.split("/")
-        if seen.is_batch:
+        if seen.is_across:
+            for event in seen.body["events"]:
+                order.setdefault(event["session_id"], []).append("e")
+        elif seen.is_batch:
             order.setdefault(parts[3], []).extend("e" * len(seen.event_ids))
         elif seen.method == "PUT":
             order.setdefault(parts[3], []).append("u")

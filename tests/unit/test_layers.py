@@ -61,7 +61,9 @@ RANKS: dict[str, float] = {
     "tracer.narrowing": 2,
     "tracer.trim": 2.5,
     "tracer.exchange": 2.5,
+    "tracer.across": 2.7,
     "tracer.opened": 2.7,
+    "tracer.changes": 2.8,
     "tracer.delivery": 3,
     "tracer.flusher": 4,
     "tracer.decorators": 4,
@@ -186,7 +188,16 @@ def test_the_walk_sees_an_upward_import(tmp_path: Path) -> None:
 
 
 def test_the_way_out_encodes_no_json() -> None:
-    for name in ("flusher", "delivery", "exchange", "opened", "narrowing", "buffer", "segment"):
+    for name in (
+        "flusher",
+        "delivery",
+        "exchange",
+        "opened",
+        "across",
+        "narrowing",
+        "buffer",
+        "segment",
+    ):
         tree = ast.parse((ROOT / "tracer" / f"{name}.py").read_text())
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
