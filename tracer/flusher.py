@@ -25,6 +25,7 @@ from tracer.context import CURRENT, Suppression
 from tracer.deadletters import DeadLetters
 from tracer.delivery import Delivery
 from tracer.errors import AuthError, TransientError, TransportError
+from tracer.key import Key
 from tracer.retry import retrying
 from tracer.segment import EVENT
 from tracer.transport import Transport
@@ -59,13 +60,19 @@ class Flusher:
     """Send what `buffer` holds, in the background, until told to stop."""
 
     def __init__(
-        self, buffer: Buffer, make_transport: Callable[[float], Transport], config: Config
+        self,
+        buffer: Buffer,
+        make_transport: Callable[[float], Transport],
+        config: Config,
+        key: Key,
     ) -> None:
         """Do not start yet: the first segment of the buffer does that.
 
         Args:
-            make_transport: called with the seconds an attempt may take.
+            make_transport: called with the seconds an attempt may take, and again when `key`
+                is another one.
         """
+        self._key = key
         self._buffer = buffer
         self._make_transport = make_transport
         self._config = config
@@ -76,7 +83,8 @@ class Flusher:
 
     def _fresh(self) -> None:
         self._pid = os.getpid()
-        self._transport = self._make_transport(self._config.timeout)
+        self._patience = self._config.timeout  # seconds an attempt may take
+        self._transport = self._make_transport(self._patience)
         dead = DeadLetters(self._config.spool_path) if self._buffer.durable else None
         self._delivery = Delivery(self._buffer, self._transport, dead)
         self._mailbox: queue.SimpleQueue[_Wish | None] = queue.SimpleQueue()
@@ -148,10 +156,8 @@ class Flusher:
         self._deadline = until
         try:
             if not self._stopped:
-                self._transport.close()
-                patience = min(self._config.timeout, max(until - time.monotonic(), 0.1))
-                self._transport = self._make_transport(patience)
-                self._delivery.exchange.transport = self._transport
+                self._patience = min(self._config.timeout, max(until - time.monotonic(), 0.1))
+                self._connect_anew()
                 self._work()
         except Exception as error:  # noqa: BLE001 - `shutdown` never raises
             self._after_failure(error)
@@ -325,16 +331,24 @@ class Flusher:
 
     def _attempt(self) -> bool:
         """Send one batch; False when nothing waits. Raises what the retry loop decides about."""
+        return self._send_batch(again=True)
+
+    def _send_batch(self, *, again: bool) -> bool:
         if time.monotonic() >= self._deadline:
             self._failing, self._error = True, TransientError("the time to exit is over")
             raise self._error
         frames = self._buffer.read(self._config.batch_size, MAX_BATCH_BYTES)
         if not frames:
             return False
+        if self._failing and isinstance(self._error, AuthError):
+            self._renew_key()
         self._buffer.in_flight = sum(frame.kind == EVENT for frame in frames)
         try:
+            self._key.check()
             self._delivery.send(frames)
         except (TransientError, AuthError) as error:
+            if again and error.status in (401, 403) and self._renew_key():
+                return self._send_batch(again=False)  # rotated meanwhile: no reason to wait
             self._failing, self._error = True, error
             self._delivery.note(error)
             raise
@@ -342,3 +356,15 @@ class Flusher:
             self._buffer.in_flight = 0
         self._failing = False
         return True
+
+    def _renew_key(self) -> bool:
+        """Ask for the key again, and use it if it is another one."""
+        if not self._key.renew():
+            return False
+        self._connect_anew()
+        return True
+
+    def _connect_anew(self) -> None:
+        self._transport.close()
+        self._transport = self._make_transport(self._patience)
+        self._delivery.exchange.transport = self._transport

@@ -43,6 +43,7 @@ class Spool:
             raise SpoolError("this platform has no flock")
         self.directory = directory
         self._destination = destination
+        self._former: set[str] = set()
         try:
             _make(directory)
             found = directory.stat()
@@ -59,6 +60,14 @@ class Spool:
             raise SpoolError(f"{directory}: mapping files is not safe on {kind}")
         self._names = count()
         self._prefix = f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+
+    def write_for(self, destination: str) -> None:
+        """Write for another destination from now on; what was left for the former one is ours, too.
+
+        That is the case of a key that was rotated while the process runs.
+        """
+        self._former.add(self._destination)
+        self._destination = destination
 
     def create(self, size: int) -> Segment:
         """Make an empty segment file of `size` bytes, fully allocated, locked and mapped.
@@ -151,7 +160,7 @@ class Spool:
 
     def _is_ours(self, header: bytes) -> bool:
         try:
-            return read_file_header(header) == self._destination
+            return read_file_header(header) in {self._destination, *self._former}
         except SegmentError:
             return False
 

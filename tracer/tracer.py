@@ -23,6 +23,7 @@ from tracer.decorators import SPAN_FIELDS, SpanFactory
 from tracer.encode import Encoder
 from tracer.errors import Guard
 from tracer.event import shape_of
+from tracer.key import Key
 from tracer.logs import logging_filter
 from tracer.propagate import bind_context
 from tracer.recorder import Recorder
@@ -89,8 +90,10 @@ class Tracer:
         self._flusher: Flusher | None = None
         self._outlet: Outlet | None = None
         self.is_closed = False
+        sends = given is None and not (config.disable_tracing or config.is_local)
+        key = Key(config, wanted=sends)
         if given is None:
-            segments, self._mode = segment_source(config)
+            segments, self._mode = segment_source(config, key)
             self._buffer = Buffer(segments, config.max_queue, config.max_queue_bytes)
         else:
             self._buffer, self._mode = given.buffer, "M: nothing is sent"
@@ -125,10 +128,10 @@ class Tracer:
             from tracer.flusher import Flusher
             from tracer.transport import HttpTransport
 
-            connection = config.connection
-            self._outlet = self._flusher = Flusher(
-                self._buffer, lambda t: HttpTransport(replace(connection, timeout=t)), config
-            )
+            def connect(timeout: float) -> HttpTransport:
+                return HttpTransport(replace(config.connection_with(key.value), timeout=timeout))
+
+            self._outlet = self._flusher = Flusher(self._buffer, connect, config, key)
         if self._outlet is not None:
             self._recorder.on_fork = self._outlet.after_fork_in_child
         if config.propagate_threads and not config.disable_tracing:

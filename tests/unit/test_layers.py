@@ -42,6 +42,7 @@ RANKS: dict[str, float] = {
     "tracer.updates": 1,
     "tracer.w3c": 1,
     "tracer.wire": 1,
+    "tracer.key": 1.5,
     "tracer.memory": 1.5,
     "tracer.buffer": 2,
     "tracer.transport": 2,
