@@ -12,15 +12,18 @@ from programs import assert_books, wait_until
 from proxy import CLOSE, PASS, REFUSE, STALL, SWALLOW, Fault, Proxy, cut_at, drip
 
 from tracer import Tracer
+from tracer.buffer import NEVER
 
 
 def tracer_for(url: str, mode: str, tmp_path: Path, **options: object) -> Tracer:
-    return Tracer(
+    t = Tracer(
         server_url=url,
         durable=mode == "D",
         spool_dir=tmp_path / "spool",
         **{"flush_interval": 3600, "propagate_threads": False, **options},  # type: ignore[arg-type]
     )
+    t._buffer.wake_after(NEVER)  # in M the very first events would else go out by themselves
+    return t
 
 
 def work(t: Tracer, number: int = 1) -> set[str]:
