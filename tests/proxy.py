@@ -13,7 +13,18 @@ from types import TracebackType
 
 from raw_server import read_message
 
-__all__ = ["CLOSE", "PASS", "REFUSE", "STALL", "SWALLOW", "Fault", "Proxy", "cut_at", "drip"]
+__all__ = [
+    "CLOSE",
+    "PASS",
+    "REFUSE",
+    "STALL",
+    "SWALLOW",
+    "Fault",
+    "Proxy",
+    "close_after",
+    "cut_at",
+    "drip",
+]
 
 
 @dataclass(frozen=True)
@@ -24,7 +35,7 @@ class Fault:
         kind: pass it; refuse, reset before anything is read; cut, reset after `number` bytes of it
             were passed on; stall, pass it and hold the answer back; swallow, pass it and reset
             once it is answered; drip, give the answer `number` bytes a second; close, answer
-            and close the connection without having said so.
+            and close the connection `number` seconds later without having said so.
     """
 
     kind: str
@@ -38,6 +49,11 @@ SWALLOW, CLOSE = Fault("swallow"), Fault("close")
 def cut_at(byte: int) -> Fault:
     """Reset the connection behind that byte of the request."""
     return Fault("cut", byte)
+
+
+def close_after(seconds: float) -> Fault:
+    """Close the connection once it was idle for so long."""
+    return Fault("close", seconds)
 
 
 def drip(bytes_a_second: float) -> Fault:
@@ -114,7 +130,13 @@ class Proxy:
                     return False
             return True
         client.sendall(answer)
-        return fault.kind != "close"
+        if fault.kind == "close":
+            client.settimeout(fault.number)
+            with contextlib.suppress(TimeoutError):
+                return bool(fault.number and client.recv(1, socket.MSG_PEEK))
+            return False
+        client.settimeout(None)
+        return True
 
     def __enter__(self) -> Proxy:  # noqa: PYI034 - 3.10 has no typing.Self
         return self

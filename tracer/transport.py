@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 MAX_ANSWER = 64 << 10  # bytes; an acknowledgement has some dozens, one of 1,000 ids 40,000
+STEP = 64 << 10  # bytes that are decoded at once
 CONNECT_TIMEOUT = 5.0  # seconds; a server that is there accepts in milliseconds
 
 # httpx names its errors as httpcore does
@@ -237,10 +238,17 @@ class _Attempt:
         """Take a piece of the body as it came over the wire; tell whether more is wanted."""
         if monotonic() > self._deadline:
             raise TimeoutError
+        if self._inflate is None:
+            return self._take(piece)
+        # In steps: a kilobyte of gzip may stand for a megabyte, and twice the bound is too much.
+        while self._take(part := self._inflate.decompress(piece, STEP)):
+            piece = self._inflate.unconsumed_tail
+            if not piece and len(part) < STEP:
+                return True
+        return False
+
+    def _take(self, piece: bytes) -> bool:
         room = self._room - len(self._body)
-        if self._inflate is not None:
-            # Never decodes more than fits: a kilobyte of gzip may stand for a megabyte.
-            piece = self._inflate.decompress(piece, room + 1)
         self._complete = len(piece) <= room
         self._body += piece[:room]
         return self._complete

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fakes import Answer, ContractServer, Seen
 from programs import assert_books, wait_until
-from proxy import CLOSE, PASS, REFUSE, STALL, SWALLOW, Fault, Proxy, cut_at, drip
+from proxy import CLOSE, PASS, REFUSE, STALL, SWALLOW, Fault, Proxy, close_after, cut_at, drip
 
 from tracer import Tracer
 from tracer.buffer import NEVER
@@ -168,15 +168,23 @@ def test_f10_a_server_that_closes_its_connections(how: str, mode: str, tmp_path:
         assert_books(t.stats())
 
 
-def test_f10_an_idle_connection_that_was_closed_costs_no_wait(tmp_path: Path) -> None:
-    with ContractServer() as server, Proxy(server.port, lambda number, _: CLOSE) as proxy:
+@pytest.mark.parametrize("idle", [0.0, 0.001, 0.01, 0.05])
+def test_f10_a_connection_closed_at_its_idle_limit_costs_no_wait(
+    idle: float, tmp_path: Path
+) -> None:
+    """Just before the limit, at it, and behind it."""
+    pause = threading.Event()
+    with (
+        ContractServer() as server,
+        Proxy(server.port, lambda number, _: close_after(idle)) as proxy,
+    ):
         t = tracer_for(proxy.url, "D", tmp_path)
-        for _ in range(5):
+        for n in range(30):
             work(t)
-            result = t.flush(20)
-            assert result.ok
-        assert len(server.events) == 5
-        assert t.stats().retries <= 5
+            assert t.flush(20).ok
+            pause.wait(idle * (0.8 + n / 60))
+        assert len(server.events) == 30
+        assert t.stats().retries <= proxy.connections
         assert t.shutdown(20).ok
 
 
