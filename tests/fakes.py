@@ -30,6 +30,18 @@ class Seen:
         return self.path.endswith("/events/batch")
 
     @property
+    def is_across(self) -> bool:
+        """Whether it is a batch that names no session in its path."""
+        return self.path == "/v1/events/batch"
+
+    @property
+    def session_ids(self) -> set[str]:
+        """The sessions that a batch is for."""
+        if self.is_across:
+            return {event["session_id"] for event in self.body["events"]}
+        return {self.path.split("/")[3]}
+
+    @property
     def event_ids(self) -> list[str]:
         return [event["event_id"] for event in self.body.get("events", [])]
 
@@ -90,12 +102,15 @@ class ContractServer(RawServer):
             self.sessions.setdefault(session_id, seen.body)
             return 200, json.dumps({"session_id": session_id, "event_id": session_id}).encode()
         if seen.is_batch:
-            session_id = seen.path.split("/")[3]
-            if session_id not in self.sessions:
+            if not seen.session_ids <= self.sessions.keys():
                 return 404, _refusal(404)
             for event in seen.body["events"]:
                 self.resent += event["event_id"] in self.events
+                session_id = event["session_id"] if seen.is_across else seen.path.split("/")[3]
                 self.events[event["event_id"]] = {**event, "session_id": session_id}
+            if seen.is_across:
+                said = {"success": True, "event_ids": seen.event_ids}
+                return 200, json.dumps(said).encode()
             return 200, b'{"success":true}'
         event_id = seen.path.rsplit("/", 1)[1]
         if event_id not in self.events and event_id not in self.sessions:

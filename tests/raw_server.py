@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["RawServer", "Script", "answer"]
+__all__ = ["RawServer", "Script", "answer", "read_message"]
 
 # Gets the server, the connection and the request; returns to wait for the next one.
 Script = Callable[["RawServer", socket.socket, bytes], None]
@@ -67,7 +67,7 @@ class RawServer:
             if not self._reads:
                 self._script(self, connection, b"")
                 return
-            while request := _read_request(connection):
+            while request := read_message(connection):
                 self.requests.append(request)
                 self._script(self, connection, request)
 
@@ -91,8 +91,8 @@ class RawServer:
             thread.join(10)
 
 
-def _read_request(connection: socket.socket) -> bytes:
-    data = b""
+def read_message(connection: socket.socket, data: bytes = b"") -> bytes:
+    """Read a request or an answer whole, `data` being its beginning; nothing if it ends early."""
     while b"\r\n\r\n" not in data:
         if not (piece := connection.recv(65536)):
             return b""

@@ -21,7 +21,7 @@ from tracer.errors import (
     TransportError,
 )
 
-__all__ = ["EXCERPT", "clean_text", "error_for", "parsed"]
+__all__ = ["EXCERPT", "clean_text", "error_for", "named_events", "parsed"]
 
 MAX_RETRY_AFTER = 300.0  # seconds; no header may silence us longer
 EXCERPT = 200  # characters of an answer that is not the contract's
@@ -45,7 +45,11 @@ def error_for(status: int, headers: Mapping[str, str], body: bytes) -> Transport
     """
     message = _message(status, headers, body)
     if status in (408, 425, 429) or (500 <= status <= 599 and status not in (501, 505)):
-        return TransientError(message, status, _retry_after(headers))
+        # a gateway that got no usable answer cannot tell what became of it (RFC 9110 §15.6.3, .5)
+        unknown = status in (502, 504)
+        stored = named_events(_json_object(body) or {}) or frozenset()
+        wish = _retry_after(headers)
+        return TransientError(message, status, wish, unknown=unknown, stored=stored)
     return _KINDS.get(status, RejectedError)(message, status)
 
 
@@ -99,12 +103,20 @@ def parsed(body: bytes, states: str | None = "success") -> dict[str, Any]:
     answer = _json_object(body)
     if answer is None:
         text = clean_text(body[:EXCERPT].decode("utf-8", "replace"), EXCERPT)
-        raise TransientError(f"the answer is no JSON object: {text or 'empty'}", 200)
+        raise TransientError(f"the answer is no JSON object: {text or 'empty'}", 200, unknown=True)
     if answer.get("success") is False or (states and answer.get(states) in (None, False)):
         said = answer.get("message")
         why = f": {clean_text(said, EXCERPT)}" if isinstance(said, str) else ""
-        raise TransientError(f"the answer states no {states or 'success'}{why}", 200)
+        raise TransientError(f"the answer states no {states or 'success'}{why}", 200, unknown=True)
     return answer
+
+
+def named_events(answer: dict[str, Any]) -> frozenset[str] | None:
+    """Return the ids an answer names as stored; None when it has no such list."""
+    found: Any = answer.get("event_ids")
+    if not isinstance(found, list):
+        return None
+    return frozenset(map(str, cast("list[object]", found)))
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:

@@ -34,6 +34,9 @@ class Stats:
     a slack of the number of threads that are recording at this moment.
 
     Attributes:
+        retries: attempts made again, those at once over a new connection included.
+        ambiguous_resends: requests that were sent and never answered, and whose events were then
+            sent again: only a server that knows their `event_id`s stores them once.
         recorded_interrupted: spans that dead processes were in, sent as events of this one; outside
             the sum.
         truncated_values: values that were cut to fit.
@@ -55,6 +58,7 @@ class Stats:
     dropped: dict[str, int]
     attempts: int
     retries: int
+    ambiguous_resends: int
     bytes_sent: int
     recorded_interrupted: int
     truncated_values: int

@@ -64,7 +64,7 @@ class Buffer:
         self._given_up: dict[str, int] = {}
         self._lost: dict[bytes, dict[str, int]] = {}  # the same by session
         self._left_behind = 0  # waiting events in the files that `close` let go
-        self._flying: dict[int, Frame] = {}  # by identity: events that are being sent
+        self._flying: dict[tuple[Segment, int], Frame] = {}  # by place: events that are being sent
         self.delivered = self.adopted_in = 0
         self.open_frames: dict[str, Frame] = {}  # by event id: spans that were open a second
         self._still_since = (0, 0.0)  # the sequence number drawn last, and since when
@@ -104,13 +104,18 @@ class Buffer:
             dropped[str(reason)] = dropped.get(str(reason), 0) + number
         return dropped
 
-    def take_losses(self, session: bytes) -> dict[str, int]:
-        """Return what was lost of a session, by reason, and forget it."""
-        lost = self._lost.pop(session, {})
-        refused = self.writer.refused_of.pop(session, None)
+    def losses_of(self, session: bytes) -> dict[str, int]:
+        """Return how many events of a session were lost, by reason."""
+        lost = dict(self._lost.get(session, {}))
+        refused = self.writer.refused_of.get(session)
         for reason, number in refused.items() if refused is not None else ():
             lost[str(reason)] = lost.get(str(reason), 0) + number
         return lost
+
+    def forget_losses(self, session: bytes) -> None:
+        """Forget what was lost of a session that has ended: it was told."""
+        self._lost.pop(session, None)
+        self.writer.refused_of.pop(session, None)
 
     # -- the flusher: reading and settling --------------------------------------------------
 
@@ -180,7 +185,7 @@ class Buffer:
 
     def take_off(self, frames: list[Frame]) -> None:
         """Count the events among `frames` as in flight, until they are settled or `land`."""
-        self._flying = {id(frame): frame for frame in frames if frame.kind == EVENT}
+        self._flying = {frame[:2]: frame for frame in frames if frame.kind == EVENT}
 
     def land(self) -> None:
         """Count what is still in flight as waiting again."""
@@ -194,7 +199,7 @@ class Buffer:
                 frame.segment.settle(frame, state)
                 if frame.kind == EVENT:
                     events += 1
-                    self._flying.pop(id(frame), None)
+                    self._flying.pop(frame[:2], None)
                     self.writer.settled_in_memory += frame.segment.path is None
                     if reason is not None and len(self._lost) < MAX_SESSIONS:
                         lost = self._lost.setdefault(frame.session, {})

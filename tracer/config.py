@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 from urllib.parse import urlsplit
 
-from tracer.errors import ConfigError
+from tracer.errors import ConfigError, TransportError
 
 __all__ = ["HOSTED_URL", "Config", "Connection", "Options", "is_loopback", "mask_key"]
 
@@ -33,10 +33,16 @@ def _option(
     return field(default=default, repr=not secret, metadata=meta)
 
 
+class FromEnvironment(str):
+    """A key that came from HH_API_KEY: when it is refused, the variable may hold another by then."""
+
+    __slots__ = ()
+
+
 class Options(TypedDict, total=False):
     """The keyword arguments of `init` and `Tracer`: the fields of `Config`, each may be None."""
 
-    api_key: str | None
+    api_key: str | Callable[[], str] | None
     server_url: str | None
     local: bool | None
     disable_tracing: bool | None
@@ -62,6 +68,9 @@ class Options(TypedDict, total=False):
     redact_keys: Iterable[str] | None
     redact_patterns: Iterable[str | re.Pattern[str]] | None
     propagate_threads: bool | None
+    on_drop: Callable[[str, int], object] | None
+    on_error: Callable[[TransportError], object] | None
+    handle_signals: bool | None
     allow_http: bool | None
 
 
@@ -69,8 +78,11 @@ class Options(TypedDict, total=False):
 class Config:
     """The settings of one tracer; build it with `Config.resolve`, which reads the environment."""
 
-    api_key: str | None = _option(
-        None, "key for the server; without key and URL: local mode", "HH_API_KEY", secret=True
+    api_key: str | Callable[[], str] | None = _option(  # noqa: RUF009 - it makes a field
+        None,
+        "key for the server, or a function that returns it; without key and URL: local mode",
+        "HH_API_KEY",
+        secret=True,
     )
     server_url: str | None = _option(
         None, f"base URL of the server; with a key alone: {HOSTED_URL}", *URL_VARIABLES
@@ -134,6 +146,13 @@ class Config:
         (), "regular expressions of more to mask in text"
     )
     propagate_threads: bool = _option(True, "threads and executors begin below the current span")  # noqa: FBT003 - a default
+    on_drop: Callable[[str, int], object] | None = _option(  # noqa: RUF009 - it makes a field
+        None, "called in the background with a reason and how many events were lost to it"
+    )
+    on_error: Callable[[TransportError], object] | None = _option(  # noqa: RUF009 - it makes a field
+        None, "called in the background with the error of each request that failed"
+    )
+    handle_signals: bool = _option(False, "SIGTERM sends what waits before it ends the process")  # noqa: FBT003 - a default
     allow_http: bool = _option(False, "plain http beyond loopback")  # noqa: FBT003 - a default
 
     @classmethod
@@ -156,6 +175,8 @@ class Config:
                     continue
                 found, came_from = environ[variable], variable
             values[name] = _checked(option, found, came_from)
+            if name == "api_key" and came_from == "HH_API_KEY":
+                values[name] = FromEnvironment(values[name])
             if name == "server_url":
                 _check_plain_http(values[name], came_from, arguments.get("allow_http"))
         return cls(**values)
@@ -167,8 +188,31 @@ class Config:
 
     @property
     def connection(self) -> Connection:
-        """Return where to send and with which key."""
-        return Connection(self.server_url or HOSTED_URL, self.api_key, self.timeout)
+        """Return where to send and with which key; asks for it. Raises: ConfigError."""
+        return self.connection_with(self.ask_for_key())
+
+    def connection_with(self, key: str | None) -> Connection:
+        """Return where to send, with that key."""
+        return Connection(self.server_url or HOSTED_URL, key, self.timeout)
+
+    def ask_for_key(self) -> str | None:
+        """Return the key as it is now: of the function given for it, or of the environment.
+
+        Raises: ConfigError: the function failed, or what there is is no key; shows neither.
+        """
+        key = self.api_key
+        if isinstance(key, FromEnvironment):
+            return _checked_key(os.environ.get("HH_API_KEY") or key, "HH_API_KEY")
+        if not callable(key):
+            return key
+        try:
+            found = cast("Any", key())
+        except Exception as error:  # noqa: BLE001 - the user's function may raise anything
+            # its message may hold what it was called with
+            raise ConfigError(f"api_key: the function raised {type(error).__name__}") from None
+        if not isinstance(found, str):
+            raise ConfigError(f"api_key: the function returned {type(found).__name__}, not text")
+        return _checked_key(found, "api_key")
 
     @property
     def spool_path(self) -> Path:
@@ -182,12 +226,16 @@ class Config:
     def destination(self) -> str:
         """Return a fingerprint of where events may go: endpoint, and project or key.
 
-        A journal is only ever sent to the destination it was written for.
+        A journal is only ever sent to the destination it was written for. Raises: ConfigError.
         """
+        return "local" if self.is_local else self.destination_with(self.ask_for_key())
+
+    def destination_with(self, key: str | None) -> str:
+        """Return the fingerprint of this endpoint for the project, or for that key."""
         if self.is_local:
             return "local"
-        owner = f"project {self.project}" if self.project else f"key {self.api_key}"
-        whole = f"{self.connection.base_url}\n{owner}"
+        owner = f"project {self.project}" if self.project else f"key {key}"
+        whole = f"{self.server_url or HOSTED_URL}\n{owner}"
         return sha256(whole.encode()).hexdigest()[:32]
 
 
@@ -234,6 +282,12 @@ class Connection:
 
 def _checked(option: Any, found: Any, came_from: str) -> Any:
     kind = option.type.removesuffix(" | None")
+    if option.name == "api_key" and callable(found):
+        return found
+    if option.name in ("on_drop", "on_error"):
+        if not callable(found):
+            raise ConfigError(f"{came_from}: must be a function, not {found!r}")
+        return found
     if option.name == "redact":
         if callable(found):
             return found

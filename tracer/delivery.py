@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import time
-from typing import Any
-from uuid import UUID
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
-from tracer.answers import parsed
+from tracer.across import MAX_EVENTS, Across
 from tracer.buffer import Buffer
-from tracer.clock import UUID_FORM
+from tracer.changes import Changes
+from tracer.deadletters import DeadLetters
 from tracer.errors import (
     AuthError,
     ConflictError,
@@ -19,10 +18,11 @@ from tracer.errors import (
     TransientError,
     TransportError,
 )
+from tracer.exchange import Exchange, event_id_of
 from tracer.frame import (
+    DEAD,
     DELIVERED,
     DROPPED,
-    ENDS,
     EVENT,
     EVENT_ID,
     OPEN,
@@ -30,32 +30,18 @@ from tracer.frame import (
     SUPERSEDED,
     UPDATE,
 )
+from tracer.narrowing import Breaker, SizeLimit
+from tracer.opened import OpenedSessions, Refusal
 from tracer.segment import Frame
-from tracer.transport import MAX_ANSWER, Request, Transport
-from tracer.updates import merged
-from tracer.voice import log
+from tracer.transport import Transport
+from tracer.trim import trimmed
 
 __all__ = ["Delivery"]
 
-CREATE_ANSWER = 4 << 20  # bytes; the answer to `create` repeats the whole session
-QUIET = 60.0  # seconds between two log lines about the same kind of failure
 
-# The start of every session frame, as recorder.py writes it: enough to open the session with.
-_ID_AND_NAME = re.compile(rb'{"session_id":"[^"]*","session_name":"(?:[^"\\]|\\.)*"')
+MAX_TRIMS = 4  # of one event; the last has 4 % of its size
 
-
-class _Opened:
-    """A session this process opened: the id the server answered with, and how to open it again."""
-
-    def __init__(self, wire_id: str, body: bytes) -> None:
-        self.wire_id = wire_id
-        self.body = body
-        self.reopened = False
-        self.refused: str | None = None  # why its events are dropped
-
-    def is_renamed(self, session: bytes) -> bool:
-        """Tell whether the server answered with another id than `session`."""
-        return self.wire_id != _wire_id(session)
+_Refused = tuple[bytes, list[Frame], Refusal]  # session, events, why
 
 
 class Delivery:
@@ -65,15 +51,36 @@ class Delivery:
     is decided here. What is settled before an error stays settled.
     """
 
-    def __init__(self, buffer: Buffer, transport: Transport) -> None:
-        self._buffer = buffer
-        self.transport = transport
-        self._opened: dict[bytes, _Opened] = {}
-        self._said: dict[type[Exception], float] = {}
-        self.attempts = self.bytes_sent = 0
+    def __init__(
+        self,
+        buffer: Buffer,
+        transport: Transport,
+        dead: DeadLetters | None = None,
+        on_error: Callable[[TransportError], object] = lambda _: None,
+    ) -> None:
+        """Send over `transport`; keep a copy of what is refused for good in `dead`, if there is.
+
+        Args:
+            on_error: called with every error.
+        """
+        self._on_error = on_error
         self.interrupted = 0  # spans of dead processes, sent as events of ours
-        self.last_error: str | None = None
-        self.last_success: float | None = None  # Unix seconds
+        self._buffer = buffer
+        self._dead = dead
+        self._limit = SizeLimit()
+        self._breaker = Breaker()
+        self.trimmed = 0  # events that were cut because the server took them no larger
+        self.exchange = Exchange(transport)
+        self._sessions = OpenedSessions(self.exchange, self.note)
+        self._across = Across(self.exchange)
+        self._changes = Changes(buffer, self.exchange, self._sessions, self.note)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it looks as if nothing that is sent will be taken; None: it does not."""
+        if not self._breaker.is_open:
+            return None
+        return f"the server refuses everything: {self.exchange.last_error}"
 
     def send(self, frames: list[Frame]) -> None:
         """Per session: `create`, events, updates; all updates last, they may cross sessions."""
@@ -87,164 +94,186 @@ class Delivery:
                 self.interrupted += 1
                 event = frame._replace(payload=frame.payload[EVENT_ID:])
                 events.setdefault(frame.session, []).append(event)
+        self._send_across(events)
+        refused: list[_Refused] = []
         for session, batch in events.items():
-            self._deliver(session, batch)
-        changes: dict[tuple[bytes, bytes], list[Frame]] = {}
+            refused += self._deliver(session, batch)
+        for one_batch in refused:  # only now: the others must not wait for it
+            self._narrow_down(*one_batch)
+        self._changes.send([frame for frame in frames if frame.kind == UPDATE])
         for frame in frames:
-            if frame.kind == UPDATE:
-                event_id = frame.payload[:EVENT_ID]
-                changes.setdefault((frame.session, event_id), []).append(frame)
-            elif frame.kind not in (
+            if frame.kind not in (
                 SESSION,
                 EVENT,
+                UPDATE,
                 OPEN,
-            ):  # of another version; left, it would stay
+            ):  # of another version; it would stay
                 self._buffer.settle([frame], DROPPED)
-        for several in changes.values():
-            self._update(several)
 
     def _open(self, frame: Frame) -> None:
-        known = self._opened.get(frame.session)
-        if known is not None and (known.body == frame.payload or known.is_renamed(frame.session)):
-            # two threads announced it at once; or its id would be replaced once more
+        opened = self._sessions.open(frame.session, frame.payload)
+        if opened is None:
             self._buffer.settle([frame], SUPERSEDED)
-            return
-        opened = _Opened(_wire_id(frame.session), frame.payload)
-        self._create(opened)
-        self._opened[frame.session] = opened  # only now: an error must not make it look open
-        self._buffer.settle([frame], DROPPED if opened.refused else DELIVERED)
+        else:
+            self._buffer.settle([frame], DROPPED if opened.refused else DELIVERED)
 
-    def _create(self, opened: _Opened) -> None:
-        """Open a session; when refused once more with id and name alone, then give it up."""
-        shortest = _ID_AND_NAME.match(opened.body)
-        bodies = [opened.body, shortest[0] + b"}"] if shortest else [opened.body]
-        for body in bodies:
-            try:
-                answer = self._request("POST", "/v1/sessions", body, states="session_id")
-            except ConflictError:
-                return
-            except (TransientError, AuthError):
-                raise
-            except TransportError as error:
+    def _send_across(self, events: dict[bytes, list[Frame]]) -> None:
+        """Send events of many sessions together, and take those that are stored out of `events`."""
+        may = [session for session in events if self._sessions.may_cross(session)]
+        if not self._across.suits(len(may)):
+            return
+        waiting = [frame for session in may for frame in events[session]]
+        while waiting:
+            number = min(self._limit.count(waiting), MAX_EVENTS)
+            part, size = waiting[:number], _size(waiting[:number])
+            with self._settling(part):
+                error = self._across.post(part)
+            if error is not None:
                 self.note(error)
-            else:
-                opened.wire_id = str(answer["session_id"])
-                return
-        opened.refused = "rejected"
+                if isinstance(error, PayloadTooLargeError):
+                    self._limit.refused(size)
+                stored = error.stored if isinstance(error, TransientError) else frozenset[str]()
+                self._settle_named(part, stored)
+                waiting = [frame for frame in waiting if event_id_of(frame) not in stored]
+                break
+            self._accept(part, size)
+            waiting = waiting[number:]
+        left = dict.fromkeys(map(id, waiting))
+        for session in may:
+            events[session] = [frame for frame in events[session] if id(frame) in left]
 
-    def _deliver(self, session: bytes, frames: list[Frame]) -> None:
-        """Send events of one session; split what is too large, find what is refused."""
-        opened = self._opened.get(session)
-        if opened is not None and opened.refused:
-            self._buffer.settle(frames, DROPPED, opened.refused)
-            return
-        wire_id = opened.wire_id if opened is not None else _wire_id(session)
+    def _deliver(self, session: bytes, frames: list[Frame]) -> list[_Refused]:
+        """Send events of one session in as many requests as it takes; return what was refused."""
+        refused: list[_Refused] = []
+        while frames:
+            number = self._limit.count(frames)
+            part = frames[:number]
+            refusal = self._post(session, part)
+            if refusal is not None and refusal.reason == "too_large":
+                self._limit.refused(_size(part))
+                if number > 1 and not self._breaker.is_open:
+                    continue  # fewer of them
+            if refusal is not None and self._breaker.is_open:
+                return [*refused, (session, frames, refusal)]
+            if refusal is not None:
+                refused.append((session, part, refusal))
+            frames = frames[number:]
+        return refused
+
+    def _post(self, session: bytes, frames: list[Frame]) -> Refusal | None:
+        """Make one request of events of one session; create a vanished session once."""
         body = b'{"events":[%b]}' % b",".join([frame.payload for frame in frames])
-        try:
-            self._request("POST", f"/v1/sessions/{wire_id}/events/batch", body)
-        except ConflictError:
-            pass  # stored already
-        except SessionNotFoundError as error:
-            self.note(error)
-            self._reopen(session)
-            self._deliver(session, frames)
-            return
-        except (PayloadTooLargeError, RejectedError) as error:
-            self._narrow_down(session, frames, error)
-            return
-        self._buffer.settle(frames, DELIVERED)
+        while True:
+            opened = self._sessions.get(session)
+            if opened is not None and opened.refused:
+                return opened.refused
+            path = f"/v1/sessions/{self._sessions.wire_id(session)}/events/batch"
+            try:
+                with self._settling(frames):
+                    self.exchange.request("POST", path, body, frames=frames)
+            except SessionNotFoundError as error:
+                self.note(error)
+                self._sessions.reopen(session, error)
+                continue
+            except PayloadTooLargeError as error:
+                self._breaker.refused()
+                return Refusal("too_large", error, splits=True)
+            except RejectedError as error:
+                self._breaker.refused()
+                return Refusal("rejected", error, splits=error.status in (400, 422))
+            except ConflictError:
+                pass  # stored already
+            break
+        self._accept(frames, _size(frames))
         if opened is not None:
             opened.reopened = False
+        return None
 
-    def _reopen(self, session: bytes) -> None:
-        """Create a vanished session once; its second disappearance costs its events."""
-        opened = self._opened.get(session)
-        if opened is None:  # a dead process opened it, or it ended long ago
-            body = b'{"session_id":"%b"}' % _wire_id(session).encode()
-            opened = self._opened[session] = _Opened(_wire_id(session), body)
-        if opened.reopened:
-            opened.refused = "session_gone"
-        else:
-            self._create(opened)
-            opened.reopened = True
+    def _accept(self, frames: list[Frame], size: int) -> None:
+        self._buffer.settle(frames, DELIVERED)
+        self._breaker.accepted()
+        self._limit.accepted(size)
 
-    def _narrow_down(self, session: bytes, frames: list[Frame], error: TransportError) -> None:
-        """Halve a refused batch, so that what is wrong with one event costs that event alone."""
-        splits = isinstance(error, PayloadTooLargeError) or error.status in (400, 422)
-        if splits and len(frames) > 1:
-            middle = len(frames) // 2
-            self._deliver(session, frames[:middle])
-            self._deliver(session, frames[middle:])
-        else:
-            self.note(error)
-            reason = "too_large" if isinstance(error, PayloadTooLargeError) else "rejected"
-            self._buffer.settle(frames, DROPPED, reason)
-
-    def _update(self, frames: list[Frame]) -> None:
-        """Change one event once, however many changes wait; one that is refused costs itself."""
-        session, payload = frames[0].session, frames[0].payload
-        event_id, body = str(payload[:EVENT_ID], "ascii", "replace"), payload[EVENT_ID:]
-        if len(frames) > 1:
-            together = merged([frame.payload[EVENT_ID:] for frame in frames])
-            if together is None:
-                self._update_one_by_one(frames)
-                return
-            body = together
-        opened = self._opened.get(session)
-        outcome = DELIVERED
+    @contextmanager
+    def _settling(self, frames: list[Frame]) -> Generator[None, None, None]:
+        """Settle what an answer names as stored, though all in all it is no success."""
         try:
-            if not (UUID_FORM.fullmatch(event_id) and body.startswith(b"{")):  # no path of ours
-                raise RejectedError(f"an update names no event: {event_id!r}")
-            if opened is not None and event_id == _wire_id(session):
-                event_id = opened.wire_id
-            self._request("PUT", f"/v1/events/{event_id}", body)
-        except (TransientError, AuthError):
+            yield
+        except TransientError as error:
+            self._settle_named(frames, error.stored)
             raise
-        except ConflictError:
-            pass  # stored already
-        except (PayloadTooLargeError, RejectedError) as error:
-            if len(frames) > 1:
-                self._update_one_by_one(frames)
+
+    def _settle_named(self, frames: list[Frame], stored: frozenset[str]) -> None:
+        if stored:
+            named = [frame for frame in frames if event_id_of(frame) in stored]
+            self._buffer.settle(named, DELIVERED)
+
+    def _narrow_down(self, session: bytes, frames: list[Frame], refusal: Refusal) -> None:
+        """Find what is wrong with a refused batch, so that it costs the events concerned alone."""
+        if not refusal.splits:
+            self._give_up(session, frames, refusal)
+        elif len(frames) == 1:
+            if refusal.reason == "too_large" and not self._breaker.is_open:
+                self._trim(session, frames[0], refusal)
+            else:
+                self._give_up(session, frames, refusal)
+        elif self._breaker.is_open:
+            self._ask_about_one(session, frames, refusal)
+        else:
+            middle = len(frames) // 2
+            for half in (frames[:middle], frames[middle:]):
+                for refused in self._deliver(session, half):
+                    self._narrow_down(*refused)
+
+    def _ask_about_one(self, session: bytes, frames: list[Frame], refusal: Refusal) -> None:
+        """Let the last event of a batch speak for all, as long as the server refuses everything."""
+        for refused in self._deliver(session, frames[-1:]):
+            self._narrow_down(*refused)
+        if self._breaker.is_open:
+            self._give_up(session, frames[:-1], refusal)
+            return
+        for refused in self._deliver(session, frames[:-1]):
+            self._narrow_down(*refused)
+
+    def _trim(self, session: bytes, frame: Frame, refusal: Refusal) -> None:
+        """Send an event that is too large alone in ever smaller sizes, its large fields cut."""
+        for _ in range(MAX_TRIMS):
+            shorter = trimmed(frame.payload, self._limit.room)
+            if shorter is None:
+                break
+            found = self._post(session, [frame._replace(payload=shorter)])
+            if found is None:
+                self.trimmed += 1
                 return
-            self.note(error)
-            outcome = DROPPED
-        except TransportError as error:
-            self.note(error)
-            outcome = DROPPED
-        self._buffer.settle(frames, outcome)
-        ended = any(frame.flags & ENDS for frame in frames)
-        if ended and opened is not None and not opened.is_renamed(session):
-            self._opened.pop(session, None)  # late events find it on the server
+            refusal = found
+            if refusal.reason != "too_large":
+                break
+            self._limit.refused(len(shorter) + 1)
+        self._give_up(session, [frame], refusal)
 
-    def _update_one_by_one(self, frames: list[Frame]) -> None:
-        for frame in frames:
-            self._update([frame])
-
-    def _request(
-        self, method: str, path: str, body: bytes, states: str = "success"
-    ) -> dict[str, Any]:
-        self.attempts += 1
-        self.bytes_sent += len(body)
-        limit = CREATE_ANSWER if states == "session_id" else MAX_ANSWER
-        answer = parsed(self.transport.send(Request(method, path, body, limit)), states)
-        self.last_success = time.time()
-        return answer
+    def _give_up(self, session: bytes, frames: list[Frame], refusal: Refusal) -> None:
+        """Drop events of one session for good; where there is a journal, keep a copy of them."""
+        error, reason, kept = refusal.error, refusal.reason, 0
+        self.note(error)
+        if self._dead is not None:
+            events = [frame.payload for frame in frames]
+            wire_id = self._sessions.wire_id(session)
+            kept = self._dead.add(reason, error.status, error.message, wire_id, events)
+        self._buffer.settle(frames[:kept], DEAD, reason)
+        self._buffer.settle(frames[kept:], DROPPED, reason)
 
     def note(self, error: TransportError) -> None:
         """Keep the error for `stats`; log its kind at most once a minute."""
-        self.last_error = str(error)
-        now = time.monotonic()
-        if now - self._said.get(type(error), -QUIET) >= QUIET:
-            self._said[type(error)] = now
-            kept = (
-                "the journal keeps the events"
-                if self._buffer.writer.durable
-                else "events wait in memory"
-            )
-            what = kept if isinstance(error, (TransientError, AuthError)) else "see stats().dropped"
-            status = "" if error.status is None else f" (status {error.status})"
-            log.warning("sending failed%s: %s; %s", status, error, what)
+        kept = (
+            "the journal keeps the events"
+            if self._buffer.writer.durable
+            else "events wait in memory"
+        )
+        waits = isinstance(error, (TransientError, AuthError))
+        self.exchange.note(error, kept if waits else "see stats().dropped")
+        self._on_error(error)
 
 
-def _wire_id(session: bytes) -> str:
-    return str(UUID(bytes=session))
+def _size(frames: list[Frame]) -> int:
+    """Return the bytes of events in a request, with the commas between them."""
+    return sum(len(frame.payload) + 1 for frame in frames)

@@ -19,6 +19,7 @@ __all__ = ["handle_signals", "watch"]
 class Ending(Protocol):
     """What wants to send what waits before the process ends; never raises."""
 
+    def flush(self) -> object: ...
     def finish(self, started: float) -> None:
         """Shut down within the time it may take, counted from `started` (monotonic seconds)."""
         ...
@@ -57,10 +58,12 @@ def handle_signals() -> None:
         return
 
     def handler(received: int, frame: FrameType | None) -> None:
-        _finish_all()
         if callable(before):
+            for participant in list(_live):  # the program may go on, and record
+                participant.flush()
             before(received, frame)
         else:
+            _finish_all()
             signal.signal(received, signal.SIG_DFL)
             os.kill(os.getpid(), received)
 

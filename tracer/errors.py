@@ -86,13 +86,30 @@ class TransportError(TracerError):
 
 
 class TransientError(TransportError):
-    """Worth another try. `retry_after` is the server's wish in seconds, None without one."""
+    """Worth another try.
+
+    Attributes:
+        retry_after: the server's wish in seconds, None without one.
+        unknown: something was sent and no answer says what became of it.
+        stale: a connection that was idle before was closed before any answer came.
+        stored: ids of events that the answer names as stored nevertheless.
+    """
 
     def __init__(
-        self, message: str, status: int | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        status: int | None = None,
+        retry_after: float | None = None,
+        *,
+        unknown: bool = False,
+        stale: bool = False,
+        stored: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(message, status)
         self.retry_after = retry_after
+        self.unknown = unknown
+        self.stale = stale
+        self.stored = stored
 
 
 class ConflictError(TransportError):

@@ -21,8 +21,10 @@ from tenacity import RetryCallState
 from tracer.buffer import Buffer
 from tracer.config import Config
 from tracer.context import CURRENT, OwnWork
+from tracer.deadletters import DeadLetters
 from tracer.delivery import Delivery
 from tracer.errors import AuthError, TransientError, TransportError
+from tracer.key import Key
 from tracer.reports import Reports
 from tracer.retry import retrying
 from tracer.transport import Transport
@@ -62,16 +64,19 @@ class Flusher:
         buffer: Buffer,
         make_transport: Callable[[float], Transport],
         config: Config,
+        key: Key,
         tend: Callable[[], None],
         reports: Reports,
     ) -> None:
         """Do not start yet: the first segment of the buffer does that.
 
         Args:
-            make_transport: called with the seconds an attempt may take.
+            make_transport: called with the seconds an attempt may take, and again when `key`
+                is another one.
             tend: called before each sleep, for what else is to be done in the background.
             reports: told of errors and losses.
         """
+        self._key = key
         self._buffer = buffer
         self._make_transport = make_transport
         self._tend = tend
@@ -84,8 +89,10 @@ class Flusher:
 
     def _fresh(self) -> None:
         self._pid = os.getpid()
-        self._transport = self._make_transport(self._config.timeout)
-        self._delivery = Delivery(self._buffer, self._transport, self._reports.error)
+        self._patience = self._config.timeout  # seconds an attempt may take
+        self._transport = self._make_transport(self._patience)
+        dead = DeadLetters(self._config.spool_path) if self._buffer.writer.durable else None
+        self._delivery = Delivery(self._buffer, self._transport, dead, self._reports.error)
         self._mailbox: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._asked: deque[_Wish] = deque()  # beside the mailbox: see `_take`
         self._threads: dict[str, Thread] = {}
@@ -158,10 +165,8 @@ class Flusher:
         self._deadline = until
         try:
             if not self._stopped:
-                self._transport.close()
-                patience = min(self._config.timeout, max(until - time.monotonic(), 0.1))
-                self._transport = self._make_transport(patience)
-                self._delivery.transport = self._transport
+                self._patience = min(self._config.timeout, max(until - time.monotonic(), 0.1))
+                self._connect_anew()
                 self._work()
         except Exception as error:  # noqa: BLE001 - `shutdown` never raises
             self._after_failure(error)
@@ -231,7 +236,7 @@ class Flusher:
         self._buffer.refuse_writes()
         if not self._failing:  # what was written while the last batch went out
             self._drain()
-        self._reason = str(self._error) if self._failing else None
+        self._reason = str(self._error) if self._failing else self._delivery.trouble
         self._finish()
 
     def _after_failure(self, error: BaseException) -> float:
@@ -314,11 +319,12 @@ class Flusher:
         try:
             while self._retry(self._attempt):
                 self._take(0)
-                self._grant(None, [w for w in self._wishes if self._buffer.is_drained_to(w.target)])
+                drained = [w for w in self._wishes if self._buffer.is_drained_to(w.target)]
+                self._grant(self._delivery.trouble, drained)
                 little = self._buffer.unread < self._config.batch_size
                 if little and not self._wishes and not self._buffer.holds_orphan:
                     return
-            self._grant(None, self._wishes[:])
+            self._grant(self._delivery.trouble, self._wishes[:])
         except (TransientError, AuthError) as error:
             self._grant(str(error), self._wishes[:])
 
@@ -349,6 +355,9 @@ class Flusher:
 
     def _attempt(self) -> bool:
         """Send one batch; False when nothing waits. Raises what the retry loop decides about."""
+        return self._send_batch(again=True)
+
+    def _send_batch(self, *, again: bool) -> bool:
         if time.monotonic() >= self._deadline:
             self._failing, self._error = True, TransientError("the time to exit is over")
             raise self._error
@@ -358,10 +367,15 @@ class Flusher:
             frames = self._buffer.read(self._config.batch_size, MAX_BATCH_BYTES)
         if not frames:
             return False
+        if self._failing and isinstance(self._error, AuthError):
+            self._renew_key()
         self._buffer.take_off(frames)
         try:
+            self._key.check()
             self._delivery.send(frames)
         except (TransientError, AuthError) as error:
+            if again and error.status in (401, 403) and self._renew_key():
+                return self._send_batch(again=False)  # rotated meanwhile: no reason to wait
             self._failing, self._error = True, error
             self._delivery.note(error)
             raise
@@ -369,3 +383,15 @@ class Flusher:
             self._buffer.land()
         self._failing = False
         return True
+
+    def _renew_key(self) -> bool:
+        """Ask for the key again, and use it if it is another one."""
+        if not self._key.renew():
+            return False
+        self._connect_anew()
+        return True
+
+    def _connect_anew(self) -> None:
+        self._transport.close()
+        self._transport = self._make_transport(self._patience)
+        self._delivery.exchange.transport = self._transport

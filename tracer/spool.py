@@ -49,6 +49,7 @@ class Spool:
         self.directory = directory
         self._destination = destination
         self._max_bytes = max_bytes
+        self._former: set[str] = set()
         try:
             _make(directory)
             found = directory.stat()
@@ -63,6 +64,14 @@ class Spool:
         self.mapped = _filesystem_of(directory) in MAPPABLE
         self._names = count()
         self._prefix = f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+
+    def write_for(self, destination: str) -> None:
+        """Write for another destination from now on; what was left for the former one is ours, too.
+
+        That is the case of a key that was rotated while the process runs.
+        """
+        self._former.add(self._destination)
+        self._destination = destination
 
     def create(self, size: int) -> Segment:
         """Make an empty segment file of `size` bytes and lock it; fully allocated where mapped.
@@ -174,7 +183,8 @@ class Spool:
 
     def _is_ours(self, header: bytes, *, any_destination: bool) -> bool:
         try:
-            return read_file_header(header) == self._destination or any_destination
+            found = read_file_header(header)
+            return any_destination or found in {self._destination, *self._former}
         except SegmentError:
             return False
 

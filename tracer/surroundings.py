@@ -9,6 +9,7 @@ from tracer.buffer import Buffer
 from tracer.clock import Clock, IdSource
 from tracer.config import Config
 from tracer.errors import SpoolError
+from tracer.key import Key
 from tracer.memory import PrivateMemory, SegmentSource
 from tracer.spool import Spool
 from tracer.voice import log
@@ -50,13 +51,19 @@ def redactor_of(config: Config) -> Redactor | None:
     return Redactor(config.redact_keys, config.redact_patterns, hook)
 
 
-def segment_source(config: Config) -> tuple[SegmentSource, str]:
-    """Return where segments come from, and the mode with its reason."""
+def segment_source(config: Config, key: Key) -> tuple[SegmentSource, str]:
+    """Return where segments come from, and the mode with its reason.
+
+    A journal goes on under the fingerprint of another key when `key` changes.
+    """
     if config.disable_tracing:
         return PrivateMemory(config.max_queue_bytes), "M: tracing is off"
     if config.durable:
         try:
-            spool = Spool(config.spool_path, config.destination, config.spool_max_bytes)
+            spool = Spool(
+                config.spool_path, config.destination_with(key.value), config.spool_max_bytes
+            )
+            key.on_change = lambda value: spool.write_for(config.destination_with(value))
         except SpoolError as error:
             log.warning("%s: events wait in memory and die with the process", error)
             return PrivateMemory(config.max_queue_bytes), f"M: {error}"

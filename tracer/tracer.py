@@ -23,6 +23,7 @@ from tracer.decorators import SPAN_FIELDS, SpanFactory
 from tracer.encode import Encoder
 from tracer.errors import Guard
 from tracer.event import shape_of
+from tracer.key import Key
 from tracer.logs import logging_filter
 from tracer.open_spans import OpenSpans
 from tracer.propagate import bind_context
@@ -122,8 +123,10 @@ class Tracer:
         self._flusher: Flusher | None = None
         self._outlet: Outlet | None = None
         self.is_closed = False
+        sends = given is None and not (config.disable_tracing or config.is_local)
+        key = Key(config, wanted=sends)
         if given is None:
-            segments, self._mode = segment_source(config)
+            segments, self._mode = segment_source(config, key)
             self._buffer = Buffer(segments, config.max_queue, config.max_queue_bytes)
         else:
             self._buffer, self._mode = given.buffer, "M: nothing is sent"
@@ -158,11 +161,14 @@ class Tracer:
             from tracer.flusher import Flusher
             from tracer.transport import HttpTransport
 
-            connection = config.connection
+            def connect(timeout: float) -> HttpTransport:
+                return HttpTransport(replace(config.connection_with(key.value), timeout=timeout))
+
             self._outlet = self._flusher = Flusher(
                 self._buffer,
-                lambda t: HttpTransport(replace(connection, timeout=t)),
+                connect,
                 config,
+                key,
                 OpenSpans(self._recorder, self._buffer).tend,
                 Reports(self._buffer, self._guard, config.on_drop, config.on_error),
             )
@@ -236,6 +242,7 @@ class Tracer:
         """Return the books of this process at this moment."""
         buffer, flusher = self._buffer, self._flusher
         delivery = flusher.delivery if flusher else None
+        exchange = delivery.exchange if delivery else None
         books = buffer.books()
         return Stats(
             recorded=books.recorded,
@@ -245,17 +252,18 @@ class Tracer:
             in_flight=books.in_flight,
             spooled=books.spooled,
             dropped=books.dropped,
-            attempts=delivery.attempts if delivery else 0,
-            retries=flusher.retries if flusher else 0,
-            bytes_sent=delivery.bytes_sent if delivery else 0,
+            attempts=exchange.attempts if exchange else 0,
+            retries=flusher.retries + exchange.retries if flusher and exchange else 0,
+            ambiguous_resends=exchange.ambiguous_resends if exchange else 0,
+            bytes_sent=exchange.bytes_sent if exchange else 0,
             recorded_interrupted=delivery.interrupted if delivery else 0,
-            truncated_values=self._encoder.truncated,
+            truncated_values=self._encoder.truncated + (delivery.trimmed if delivery else 0),
             redaction_failures=self._redactor.failed if self._redactor else 0,
             reentrant_records=value_of(self._recorder.reentrant),
             failures=self._guard.count,
             flusher_restarts=flusher.restarts if flusher else 0,
-            last_error=delivery.last_error if delivery else None,
-            last_success=delivery.last_success if delivery else None,
+            last_error=exchange.last_error if exchange else None,
+            last_success=exchange.last_success if exchange else None,
             mode=self._mode if buffer.writer.trouble is None else f"M: {buffer.writer.trouble}",
         )
 

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 MAX_ANSWER = 64 << 10  # bytes; an acknowledgement has some dozens, one of 1,000 ids 40,000
+STEP = 64 << 10  # bytes that are decoded at once
 CONNECT_TIMEOUT = 5.0  # seconds; a server that is there accepts in milliseconds
 
 # httpx names its errors as httpcore does
@@ -49,6 +50,10 @@ _NO_CONNECTION = ("ConnectError", "ConnectTimeout", "ProxyError")
 _TOO_LATE = (httpcore.TimeoutException, httpx.TimeoutException, TimeoutError)
 _HTTPCORE = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError)
 _HTTPX = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
+# what can only happen once a connection stands: the request, or its beginning, was sent
+_HTTPX_CUT = (httpx.NetworkError, httpx.RemoteProtocolError)
+_CUT = (httpcore.NetworkError, httpcore.RemoteProtocolError, *_HTTPX_CUT)
+_UNUSABLE = (*_CUT, httpx.StreamError, httpx.DecodingError, zlib.error, OSError)
 # UnicodeError: getaddrinfo, of a host IDNA cannot spell; RuntimeError: a client the user closed
 _FOREIGN = (*_TOO_LATE, *_HTTPCORE, *_HTTPX, OSError, UnicodeError, RuntimeError, zlib.error)
 
@@ -97,7 +102,7 @@ class HttpTransport:
         """
         attempt = _Attempt(self._connection, request)
         try:
-            response = self._open(attempt.outgoing())
+            response = self._open(attempt.outgoing(watched=True))
             try:
                 attempt.start(response)
                 for piece in response.iter_raw():
@@ -178,9 +183,15 @@ class _Attempt:
         self._room = request.max_answer
         self._inflate: Any = None
         self._complete = True
+        self._watched = self._connected = False
 
-    def outgoing(self, connect: float = CONNECT_TIMEOUT) -> httpx.Request:
-        """Return the request as httpx has it, with a timeout for each kind of operation."""
+    def outgoing(self, connect: float = CONNECT_TIMEOUT, *, watched: bool = False) -> httpx.Request:
+        """Return the request as httpx has it, with a timeout for each kind of operation.
+
+        Args:
+            watched: let httpcore say whether it opens a connection for it; blocking pools alone.
+        """
+        self._watched = watched
         connection, request = self._connection, self._request
         headers = {
             "Accept": "application/json",
@@ -201,8 +212,16 @@ class _Attempt:
             connection.base_url + request.path,
             headers=headers,
             content=request.body,
-            extensions={"timeout": timeout.as_dict()},
+            extensions={
+                "timeout": timeout.as_dict(),
+                **({"trace": self._watch} if watched else {}),
+            },
         )
+
+    def _watch(self, event: str, _: object) -> None:
+        """Take what httpcore does for this request, step by step (its "trace" extension)."""
+        if event.endswith("connect_tcp.started"):  # else one that was idle is used again
+            self._connected = True
 
     def start(self, response: httpx.Response) -> None:
         """Take the status and the headers of the answer."""
@@ -219,10 +238,17 @@ class _Attempt:
         """Take a piece of the body as it came over the wire; tell whether more is wanted."""
         if monotonic() > self._deadline:
             raise TimeoutError
+        if self._inflate is None:
+            return self._take(piece)
+        # In steps: a kilobyte of gzip may stand for a megabyte, and twice the bound is too much.
+        while self._take(part := self._inflate.decompress(piece, STEP)):
+            piece = self._inflate.unconsumed_tail
+            if not piece and len(part) < STEP:
+                return True
+        return False
+
+    def _take(self, piece: bytes) -> bool:
         room = self._room - len(self._body)
-        if self._inflate is not None:
-            # Never decodes more than fits: a kilobyte of gzip may stand for a megabyte.
-            piece = self._inflate.decompress(piece, room + 1)
         self._complete = len(piece) <= room
         self._body += piece[:room]
         return self._complete
@@ -235,10 +261,12 @@ class _Attempt:
         if not self._complete:
             # Maybe it was done, but nobody can tell: as unknown an outcome as no answer.
             raise TransientError(
-                f"the answer of {where} is longer than {self._room:,} bytes", self._status
+                f"the answer of {where} is longer than {self._room:,} bytes",
+                self._status,
+                unknown=True,
             )
         if self._inflate is not None and not self._inflate.eof:
-            raise TransientError(f"the answer of {where} ends early", self._status)
+            raise TransientError(f"the answer of {where} ends early", self._status, unknown=True)
         return bytes(self._body)
 
     def failure(self, error: Exception) -> TransportError:
@@ -254,8 +282,17 @@ class _Attempt:
         if kind in _NO_CONNECTION:
             return TransientError(f"cannot reach {where}: {why}")
         if isinstance(error, _TOO_LATE):
-            return TransientError(f"no answer from {where} within {self._connection.timeout:g} s")
-        return TransientError(f"no usable answer from {where}: {why}", self._status or None)
+            late = f"no answer from {where} within {self._connection.timeout:g} s"
+            return TransientError(late, unknown=kind != "PoolTimeout")
+        return TransientError(
+            f"no usable answer from {where}: {why}",
+            self._status or None,
+            unknown=isinstance(error, _UNUSABLE),
+            # before any answer: the server let go of it while, or before, this was sent
+            stale=self._watched
+            and not (self._connected or self._status)
+            and isinstance(error, _CUT),
+        )
 
     @property
     def _succeeded(self) -> bool:

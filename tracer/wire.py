@@ -37,7 +37,7 @@ class Wire(httpx.BaseTransport):
             str(request.url),
             headers=request.headers.raw,
             content=request.stream,
-            extensions={"timeout": {**moments, "pool": durations["pool"]}},
+            extensions={**request.extensions, "timeout": {**moments, "pool": durations["pool"]}},
         )
         answer = self._pool.handle_request(outgoing)
         stream = _Body(answer.stream)

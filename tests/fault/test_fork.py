@@ -342,6 +342,83 @@ def test_f51_without_a_journal_an_orderly_end_sends_everything(how: str, tmp_pat
         assert set(server.events) == set(witnessed(witness))
 
 
+SIGNALLED = """
+import tracer
+t = tracer.init(handle_signals=True, flush_interval=3600)
+record(10, "work")
+held = t.chain("held")
+held.__enter__()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize("durable", ["1", "0"], ids=["D", "M"])
+def test_f52_on_request_sigterm_sends_what_waits_and_ends_the_process(
+    durable: str, tmp_path: Path
+) -> None:
+    witness = tmp_path / "witness"
+    with ContractServer() as server:
+        env = environment(
+            HH_API_URL=server.url, HH_SPOOL_DIR=tmp_path / "spool", HH_DURABLE=durable
+        )
+        ended = run(BEGIN + SIGNALLED, witness, env=env)
+        assert (ended.err, ended.code) == ("", -signal.SIGTERM)
+        assert ended.seconds < 10
+        assert set(server.events) == set(witnessed(witness))
+        assert [body.keys() >= {"end_time"} for _, body in server.updates] == [True], "its session"
+
+
+HANDLERS = {
+    "exits": ("signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))", 3),
+    "goes on": ("signal.signal(signal.SIGTERM, lambda *_: None)", 0),
+    "ignored": ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", 0),
+}
+
+
+@pytest.mark.parametrize("before", HANDLERS)
+def test_f52_what_the_program_does_about_sigterm_is_done_afterwards(
+    before: str, tmp_path: Path
+) -> None:
+    installs, code = HANDLERS[before]
+    program = f"""{BEGIN}{installs}
+import tracer
+t = tracer.init(handle_signals=True, flush_interval=3600)
+tracer.init(handle_signals=True, flush_interval=3600, session_name="again")
+t = tracer.init(handle_signals=True, flush_interval=3600)
+record(10, "work")
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.1)
+record(5, "after")
+"""
+    witness = tmp_path / "witness"
+    with ContractServer() as server:
+        env = environment(HH_API_URL=server.url, HH_SPOOL_DIR=tmp_path / "spool")
+        ended = run(program, witness, env=env)
+        assert (ended.err, ended.code) == ("", code)
+        assert set(server.events) == set(witnessed(witness))
+        assert names(witness)["after"] == (0 if code else 5)
+
+
+def test_f52_without_a_request_and_off_the_main_thread_signals_are_as_they_were(
+    tmp_path: Path,
+) -> None:
+    program = f"""{BEGIN}
+import tracer
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+t = tracer.init()
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+thread = threading.Thread(target=lambda: tracer.Tracer(handle_signals=True))
+thread.start()
+thread.join()
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+"""
+    env = environment(HH_API_URL="http://127.0.0.1:9", HH_SPOOL_DIR=tmp_path / "spool")
+    ended = run(program, tmp_path / "witness", env=env)
+    assert ended.code == 0, ended.err
+    assert ended.err == "handle_signals: only the main thread can; SIGTERM is as it was\n"
+
+
 def test_f57_children_of_multiprocessing(tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     program = f"""{BEGIN}

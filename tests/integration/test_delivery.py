@@ -16,6 +16,7 @@ from programs import assert_books, assert_exact, environment, run, stored, wait_
 
 from tracer import Tracer
 from tracer.books import FlushResult
+from tracer.errors import TransportError
 
 # 16 workers, each 625 times a chain with two tools side by side and one below the other.
 LOAD = """
@@ -186,7 +187,10 @@ def test_on_the_wire_a_session_is_created_then_its_events_then_its_updates(
     order: dict[str, list[str]] = {}
     for seen in server.seen:
         parts = seen.path.split("/")
-        if seen.is_batch:
+        if seen.is_across:
+            for event in seen.body["events"]:
+                order.setdefault(event["session_id"], []).append("e")
+        elif seen.is_batch:
             order.setdefault(parts[3], []).extend("e" * len(seen.event_ids))
         elif seen.method == "PUT":
             order.setdefault(parts[3], []).append("u")
@@ -289,7 +293,7 @@ def test_changes_of_one_event_that_wait_together_are_one_request(tmp_path: Path)
         assert t.flush(10).ok
         assert [event_id for event_id, _ in server.updates] == [span.id, session.id]
         assert server.updates[0][1] == {"feedback": {"rating": 5, "by": "u1"}, "metrics": {"n": 1}}
-        assert server.updates[1][1].keys() == {"outputs", "end_time", "duration"}
+        assert server.updates[1][1].keys() == {"outputs", "end_time", "duration", "metadata"}
         assert t.shutdown(10).ok
 
 
@@ -457,3 +461,51 @@ def test_record_after_a_shutdown_that_timed_out_is_counted(tmp_path: Path) -> No
         released.set()
         wait_until(lambda: t.stats().delivered == 1)
         assert_books(t.stats())
+
+
+def test_the_end_of_a_session_says_what_was_recorded_and_lost(tmp_path: Path) -> None:
+    """So that a receiver can tell that something is missing."""
+    told: list[tuple[str, int]] = []
+    failed: list[TransportError] = []
+
+    def verdict(seen: Seen) -> Answer | None:
+        bad = seen.is_batch and any(e["event_name"] == "bad" for e in seen.body["events"])
+        return Answer(400) if bad else None
+
+    with ContractServer(verdict) as server:
+        t = Tracer(
+            server_url=server.url,
+            spool_dir=tmp_path,
+            flush_interval=3600,
+            on_drop=lambda reason, number: told.append((reason, number)),
+            on_error=failed.append,
+        )
+        with t.session("chat", metadata={"mine": 1}) as chat:
+            for name in ("good", "bad", "good", "bad", "good"):
+                with t.tool(name):
+                    pass
+        with t.session("other") as other, t.tool("good"):
+            pass
+        assert t.shutdown(10).ok
+        ends = {event_id: body["metadata"] for event_id, body in server.updates}
+        telemetry = {"recorded": 5, "dropped": {"rejected": 2}}
+        assert ends[chat.id] == {"tracer": {"telemetry": telemetry}}
+        assert ends[other.id] == {"tracer": {"telemetry": {"recorded": 1}}}
+        assert told == [("rejected", 2)]
+        assert failed
+        assert {error.status for error in failed} == {400}
+        assert_books(t.stats())
+
+
+def test_what_memory_had_no_room_for_is_told_with_the_session_too(tmp_path: Path) -> None:
+    with ContractServer() as server:
+        t = Tracer(server_url=server.url, durable=False, max_queue=10, flush_interval=3600)
+        with t.session("chat") as chat:
+            for _ in range(15):
+                with t.tool("work"):
+                    pass
+        assert t.shutdown(10).ok
+        ((event_id, body),) = server.updates
+        telemetry = {"recorded": 15, "dropped": {"queue_full": 5}}
+        assert (event_id, body["metadata"]) == (chat.id, {"tracer": {"telemetry": telemetry}})
+        assert len(server.events) == 10

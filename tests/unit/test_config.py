@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,51 @@ def test_a_key_is_stripped_and_kept_out_of_reprs() -> None:
     assert "canary" not in repr(found.connection)
 
 
+def test_a_function_given_as_key_is_asked_when_it_is_needed() -> None:
+    keys = iter([" hh_one", "hh_two"])
+    found = Config.resolve({"HH_API_KEY": "hh_environment"}, api_key=lambda: next(keys))
+    assert not found.is_local
+    assert found.ask_for_key() == "hh_one"
+    assert found.connection.api_key == "hh_two"
+    assert found == replace(found)
+    assert "lambda" not in repr(found)
+
+
+def failing() -> str:
+    raise RuntimeError("canary")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (failing, "api_key: the function raised RuntimeError"),
+        (lambda: None, "api_key: the function returned NoneType, not text"),
+        (lambda: b"hh_canary", "api_key: the function returned bytes, not text"),
+        (lambda: "hh_canary\n1", "api_key: character 10 of 11 is not visible ASCII"),
+        (lambda: "", "api_key: it is empty"),
+    ],
+)
+def test_s11_a_function_that_returns_no_key_is_named_without_what_it_said(
+    function: Any, message: str
+) -> None:
+    config = Config.resolve({}, api_key=function)
+    with pytest.raises(ConfigError) as caught:
+        config.ask_for_key()
+    assert message in str(caught.value)
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_key_of_the_environment_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HH_API_KEY", "hh_first")
+    found, given = Config.resolve(), Config.resolve(api_key="hh_given")
+    monkeypatch.setenv("HH_API_KEY", " hh_second ")
+    assert found.api_key == "hh_first"
+    assert found.ask_for_key() == "hh_second"
+    assert given.ask_for_key() == "hh_given"
+    monkeypatch.delenv("HH_API_KEY")
+    assert found.ask_for_key() == "hh_first"
+
+
 @pytest.mark.parametrize(
     ("key", "shown"),
     [
@@ -141,3 +188,5 @@ def test_f45_destination_is_endpoint_and_owner() -> None:
     assert of(api_key="hh_a", project="p") == of(api_key="hh_b", project="p")
     assert of(api_key="hh_a") != of(api_key="hh_a", server_url="https://example.test")
     assert "hh_a" not in of(api_key="hh_a")
+    assert of(api_key=lambda: "hh_a") == of(api_key="hh_a")
+    assert Config.resolve({}, api_key="hh_a").destination_with("hh_b") == of(api_key="hh_b")

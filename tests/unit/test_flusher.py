@@ -15,6 +15,7 @@ from programs import assert_books, environment, run, wait_until
 from tracer import Tracer
 from tracer.delivery import Delivery
 from tracer.frame import SESSION, UPDATE
+from tracer.opened import OpenedSessions
 
 THREAD = "tracer-flusher"
 
@@ -93,14 +94,14 @@ def test_a_busy_caller_is_not_followed_event_by_event(
     asked: list[bool] = []
     calling = threading.Lock()  # a flush is for what was recorded before it
 
-    def deliver(self: Delivery, session: bytes, frames: Any) -> None:
+    def deliver(self: Delivery, session: bytes, frames: Any) -> Any:
         sizes.append(len(frames))
         with calling:
             if len(sizes) < 50 and not asked:  # as a caller does meanwhile
                 caller = threading.Thread(target=lambda: ids.update(work(t, 30)))
                 caller.start()
                 caller.join()
-        real(self, session, frames)
+        return real(self, session, frames)
 
     monkeypatch.setattr(Delivery, "_deliver", deliver)
     for _ in range(10):
@@ -301,14 +302,14 @@ def test_a_failure_while_a_session_is_opened_does_not_make_it_look_open(
             return Answer(failures.pop(0).status)
         return None
 
-    real = Delivery._create
+    real = OpenedSessions._create
 
-    def create(self: Delivery, opened: Any) -> None:
+    def create(self: OpenedSessions, opened: Any) -> None:
         if failures and isinstance(failures[0], RuntimeError):
             raise failures.pop(0)
         real(self, opened)
 
-    monkeypatch.setattr(Delivery, "_create", create)
+    monkeypatch.setattr(OpenedSessions, "_create", create)
     with ContractServer(verdict) as server:
         t = Tracer(server_url=server.url, spool_dir=tmp_path)
         ids = work(t, 3)

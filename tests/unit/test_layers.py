@@ -45,12 +45,14 @@ RANKS: dict[str, float] = {
     "tracer.updates": 1,
     "tracer.w3c": 1,
     "tracer.wire": 1,
+    "tracer.key": 1.5,
     "tracer.memory": 1.5,
     "tracer.writer": 1.8,
     "tracer.buffer": 2,
     "tracer.transport": 2,
     "tracer.retry": 2,
     "tracer.spool": 2,
+    "tracer.deadletters": 2,
     "tracer.cost": 2,
     "tracer.hooks": 2,
     "tracer.spans": 2.5,
@@ -67,6 +69,12 @@ RANKS: dict[str, float] = {
     "tracer.wrapping": 3.5,
     "tracer.client": 3,
     "tracer.carrier": 3.5,
+    "tracer.narrowing": 2,
+    "tracer.trim": 2.5,
+    "tracer.exchange": 2.5,
+    "tracer.across": 2.7,
+    "tracer.opened": 2.7,
+    "tracer.changes": 2.8,
     "tracer.delivery": 3,
     "tracer.flusher": 4,
     "tracer.decorators": 4,
@@ -191,7 +199,16 @@ def test_the_walk_sees_an_upward_import(tmp_path: Path) -> None:
 
 
 def test_the_way_out_encodes_no_json() -> None:
-    for name in ("flusher", "delivery", "buffer", "segment"):
+    for name in (
+        "flusher",
+        "delivery",
+        "exchange",
+        "opened",
+        "across",
+        "narrowing",
+        "buffer",
+        "segment",
+    ):
         tree = ast.parse((ROOT / "tracer" / f"{name}.py").read_text())
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}

@@ -226,7 +226,8 @@ def test_a_session_is_current_inside_and_restored_after(bench: Bench) -> None:
     assert outside["session_id"] == bench.recorder.default.id
     ((event_id, body),) = updates(bench.buffer)
     assert event_id == session.id
-    assert body == {"end_time": session.start_ms + 2, "duration": 2.0}
+    telemetry = {"tracer": {"telemetry": {"recorded": 1}}}
+    assert body == {"end_time": session.start_ms + 2, "duration": 2.0, "metadata": telemetry}
     (end,) = [f for f in bench.buffer.read(100, 1 << 30) if f.kind == UPDATE]
     assert end.flags == ENDS
 
@@ -253,7 +254,7 @@ def test_an_error_that_ends_a_session_is_kept_with_it(bench: Bench) -> None:
     bench.recorder.close_session(session, ValueError("no"))
     bench.recorder.close_session(session, ValueError("twice"))
     ((_, body),) = updates(bench.buffer)
-    assert body["metadata"] == {"error": "ValueError: no"}
+    assert body["metadata"]["error"] == "ValueError: no"
 
 
 def test_the_default_session_ends_only_if_anything_was_in_it(bench: Bench) -> None:

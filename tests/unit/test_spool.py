@@ -153,6 +153,23 @@ def test_f45_another_destination_is_left_alone(spool: Spool, tmp_path: Path) -> 
     assert len(adopted(Spool(tmp_path / "spool", "here"))) == 1
 
 
+def test_f45_the_destination_of_another_key_continues_the_one_before(
+    spool: Spool, tmp_path: Path
+) -> None:
+    leave(spool)
+    other = Spool(tmp_path / "spool", "before")
+    other.write_for("here")
+    leave(other)
+    for _ in range(2):
+        other.write_for("after")
+    leave(other)
+    assert len(adopted(Spool(tmp_path / "spool", "elsewhere"))) == 0
+    taken = adopted(Spool(tmp_path / "spool", "after"))
+    assert len(taken) == 1
+    taken[0].close()
+    assert len(adopted(other)) == 3
+
+
 def _symlink(path: Path, victim: Path) -> None:
     path.symlink_to(victim)
 

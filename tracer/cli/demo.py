@@ -72,7 +72,7 @@ def _run(url: str, directory: Path, *, as_json: bool) -> bool:
     asked = Agent(directory).run()
     flushed = tracer.shutdown()
     stats = tracer.stats()
-    with Client(base_url=url, api_key=tracer.config.api_key) as client:
+    with Client(base_url=url, api_key=tracer.config.ask_for_key()) as client:
         sessions = [_read_back(client, one.session_id) for one in asked]
     events = [e for found in sessions for e in found if e["event_type"] != "session"]
     dropped = sum(stats.dropped.values())

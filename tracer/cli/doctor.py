@@ -56,14 +56,14 @@ def doctor(redaction: str | None, *, as_json: bool) -> None:
 def _settings(*, as_json: bool) -> None:
     try:
         config = Config.resolve()
-        where = config.spool_path
+        key, where = config.ask_for_key(), config.spool_path
     except (ConfigError, RuntimeError) as error:  # RuntimeError: no home directory to expand
         raise click.UsageError(_plain(str(error))) from None
     exists = where.is_dir()
     shown = {
         "version": __version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "key": None if config.api_key is None else mask_key(config.api_key),
+        "key": None if key is None else mask_key(key),
         "server": None if config.is_local else config.connection.base_url,
         "journal": str(where),
         "journal_exists": exists,
