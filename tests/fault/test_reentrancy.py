@@ -141,7 +141,7 @@ for n in range(200):
     del thing
     record("main")
     if n % 50 == 49:
-        assert t.flush(10).ok
+        assert t.flush(40).ok
 gc.set_threshold(700)
 gc.collect()
 gc.callbacks.clear()
