@@ -97,7 +97,7 @@ class Flusher:
         self._asked: deque[_Wish] = deque()  # beside the mailbox: see `_take`
         self._threads: dict[str, Thread] = {}
         self._wishes: list[_Wish] = []
-        self._stopping = self._failing = False
+        self._stopping = self._failing = self._in_attempt = False
         self._reason: str | None = None  # of the end: why not everything was sent
         self._failures: deque[float] = deque(maxlen=MAX_RESTARTS)
         self.retries = self.restarts = 0
@@ -151,8 +151,12 @@ class Flusher:
             if not stops:
                 return "no thread can be started"
             self._send_here(wish.until)
-        # the thread gives up when the time is over, and then still has to count what it leaves
-        if not wish.done.wait(timeout + LETTING_GO if stops else timeout):
+        done = wish.done.wait(timeout)
+        if not done and stops and timeout > 0 and not self._in_attempt:
+            done = wish.done.wait(
+                LETTING_GO
+            )  # it gives up now, and still has to count what is left
+        if not done:
             if self._stopped:  # by another thread, just now
                 return self._reason
             return f"not done within {timeout:g} s" + (f": {self._error}" if self._failing else "")
@@ -370,6 +374,7 @@ class Flusher:
         if self._failing and isinstance(self._error, AuthError):
             self._renew_key()
         self._buffer.take_off(frames)
+        self._in_attempt = True
         try:
             self._key.check()
             self._delivery.send(frames)
@@ -381,6 +386,7 @@ class Flusher:
             raise
         finally:
             self._buffer.land()
+            self._in_attempt = False
         self._failing = False
         return True
 

@@ -147,12 +147,23 @@ class Captured:
                 _merge(known, {n: body[n] for n in ("metadata", "user_properties") if n in body})
             else:
                 event_id, change = payload[:EVENT_ID].decode(), orjson.loads(payload[EVENT_ID:])
-                updates.append({"event_id": event_id, **change})
+                updates.append({"event_id": event_id, **_without_telemetry(change)})
         for update in updates:
             changed = events.get(update["event_id"]) or sessions.get(update["event_id"])
             if changed is not None:
                 _merge(changed, {n: v for n, v in update.items() if n != "event_id"})
         return events, sessions, updates
+
+
+def _without_telemetry(change: _Record) -> _Record:
+    """Leave out what a session's end says about the tracer: snapshots are of the program."""
+    found = dict(change)
+    metadata = found.get("metadata", {})
+    if metadata.get("tracer", {}).keys() == {"telemetry"}:
+        found["metadata"] = {name: v for name, v in metadata.items() if name != "tracer"}
+        if not found["metadata"]:
+            del found["metadata"]
+    return found
 
 
 def _merge(record: _Record, change: _Record) -> None:

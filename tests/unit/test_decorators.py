@@ -782,7 +782,7 @@ def test_an_exception_through_a_session_passes_untouched(tracer: Tracer) -> None
         run()
     assert caught.value is error
     ((_, body),) = updates(tracer)
-    assert body["metadata"] == {"error": "Trouble: no"}
+    assert body["metadata"]["error"] == "Trouble: no"
 
 
 def test_nothing_is_recorded_while_suppressed(tracer: Tracer, tmp_path: Path) -> None:
