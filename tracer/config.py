@@ -14,9 +14,20 @@ from urllib.parse import urlsplit
 
 from tracer.errors import ConfigError
 
-__all__ = ["HOSTED_URL", "Config", "Connection", "Options", "is_loopback", "mask_key"]
+__all__ = [
+    "HOSTED_URL",
+    "LOCAL",
+    "Config",
+    "Connection",
+    "Options",
+    "collector_file",
+    "is_loopback",
+    "mask_key",
+    "state_directory",
+]
 
 HOSTED_URL = "https://api.honeyhive.ai"
+LOCAL = "local"  # destination of what local mode keeps
 URL_VARIABLES = ("HH_API_URL", "HH_DATA_PLANE_URL", "HH_SERVER_URL")  # the first one set counts
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -172,11 +183,10 @@ class Config:
 
     @property
     def spool_path(self) -> Path:
-        """Return the directory of the journal: `spool_dir`, else the XDG state directory."""
+        """Return the directory of the journal: `spool_dir`, else below the state directory."""
         if self.spool_dir is not None:
             return Path(self.spool_dir).expanduser()
-        state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-        return Path(state).expanduser() / "tracer" / "spool"
+        return state_directory() / "spool"
 
     @property
     def destination(self) -> str:
@@ -185,7 +195,7 @@ class Config:
         A journal is only ever sent to the destination it was written for.
         """
         if self.is_local:
-            return "local"
+            return LOCAL
         owner = f"project {self.project}" if self.project else f"key {self.api_key}"
         whole = f"{self.connection.base_url}\n{owner}"
         return sha256(whole.encode()).hexdigest()[:32]
@@ -327,6 +337,23 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def state_directory() -> Path:
+    """Return where journal and collector keep what they keep, if nobody says: `$XDG_STATE_HOME`.
+
+    Raises: RuntimeError: there is no home directory.
+    """
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "tracer"
+
+
+def collector_file() -> Path | None:
+    """Return the file in which a local collector says where it is; None: there is no home."""
+    try:
+        return state_directory() / "collector.json"
+    except RuntimeError:
+        return None
 
 
 def mask_key(key: str) -> str:

@@ -13,6 +13,7 @@ RANKS: dict[str, float] = {
     "tracer.counts": 0,
     "tracer.cut": 0,
     "tracer.errors": 0,
+    "tracer.local": 0,
     "tracer.look": 0,
     "tracer.schema": 0,
     "tracer.semconv": 0,
@@ -83,6 +84,7 @@ BESIDE = {"tracer.cli", "tracer.collector"}
 COLLECTOR_SHARES = {
     "tracer.check",
     "tracer.errors",
+    "tracer.local",
     "tracer.schema",
     "tracer.clock",
     "tracer.version",
