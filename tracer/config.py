@@ -86,7 +86,7 @@ class Config:
     server_url: str | None = _option(
         None, f"base URL of the server; with a key alone: {HOSTED_URL}", *URL_VARIABLES
     )
-    local: bool = _option(False, "keep events in the journal, send nothing", "HH_LOCAL")  # noqa: FBT003 - a default
+    local: bool = _option(False, "send to no server but a collector of this machine", "HH_LOCAL")  # noqa: FBT003 - a default
     disable_tracing: bool = _option(False, "record nothing at all", "HH_DISABLE_TRACING")  # noqa: FBT003 - a default
     project: str | None = _option(
         None, "names the destination the journal belongs to; sent nowhere", "HH_PROJECT"
@@ -173,7 +173,7 @@ class Config:
 
     @property
     def is_local(self) -> bool:
-        """Tell whether nothing is to be sent: asked for, or neither key nor URL given."""
+        """Tell whether nothing leaves this machine: asked for, or neither key nor URL given."""
         return self.local or not (self.api_key or self.server_url)
 
     @property

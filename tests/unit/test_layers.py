@@ -53,6 +53,7 @@ RANKS: dict[str, float] = {
     "tracer.spool": 2,
     "tracer.cost": 2,
     "tracer.hooks": 2,
+    "tracer.nearby": 2.5,
     "tracer.spans": 2.5,
     "tracer.surroundings": 2.5,
     "tracer.composer": 2.8,
