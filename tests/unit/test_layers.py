@@ -51,6 +51,7 @@ RANKS: dict[str, float] = {
     "tracer.transport": 2,
     "tracer.retry": 2,
     "tracer.spool": 2,
+    "tracer.survey": 2.2,
     "tracer.cost": 2,
     "tracer.hooks": 2,
     "tracer.nearby": 2.5,
