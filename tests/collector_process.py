@@ -28,6 +28,8 @@ class CollectorProcess:
         self.port = port  # 0 until started; kept from then on, so that a restart is found again
         self.token = token
         self.host = host
+        # Where it says that it runs: a place of its own, unless a test wants it to be found.
+        self.state = self.db.parent / "collector-state"
         self.url = ""
         self.ready_line = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,9 +43,11 @@ class CollectorProcess:
         token: str | None = None,
         host: str = "127.0.0.1",
         deadline: float = 20.0,
+        state: Path | None = None,
     ) -> CollectorProcess:
-        """Start a collector and wait until it listens."""
+        """Start a collector and wait until it listens; `state` is its XDG state directory."""
         started = cls(db, port, token, host)
+        started.state = state or started.state
         started.launch(deadline)
         return started
 
@@ -60,6 +64,7 @@ class CollectorProcess:
         """Start the process; wait at most `deadline` seconds for the ready line."""
         environ = {k: v for k, v in os.environ.items() if not k.startswith("HH_")}
         environ["PYTHONPATH"] = str(ROOT)
+        environ["XDG_STATE_HOME"] = str(self.state)
         if self.token:
             environ["HH_COLLECTOR_TOKEN"] = self.token
         command = [sys.executable, "-c", PROGRAM, "--host", self.host, "--port", str(self.port)]

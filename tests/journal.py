@@ -10,20 +10,47 @@ from typing import Any
 
 from tracer.buffer import Buffer
 from tracer.check import problems
+from tracer.config import Config
 from tracer.frame import EVENT, EVENT_ID, SESSION, UPDATE
+from tracer.key import Key
 from tracer.schema import Event, EventUpdate, Session, json_schema
 from tracer.segment import Frame
-from tracer.tracer import Tracer
+from tracer.surroundings import Surroundings, segment_source
+from tracer.tracer import Source, Tracer
 
 _SCHEMAS: dict[type, dict[str, Any]] = {
     kind: json_schema(kind) for kind in (Event, EventUpdate, Session)
 }
 
 
+class Kept:
+    """Empties nothing: in the place of a flusher."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._buffer = buffer
+
+    def flush(self, timeout: float) -> None:
+        """Return at once: everything is in the journal."""
+
+    def stop(self, timeout: float) -> None:
+        if not self._buffer.writer.closed:
+            self._buffer.refuse_writes()
+            self._buffer.close()
+
+    def after_fork_in_child(self) -> None:
+        """Do nothing: there is no thread."""
+
+
 @contextmanager
 def local_tracer(directory: Path, **options: Any) -> Iterator[Tracer]:
-    """Run a tracer that keeps everything in the journal below `directory`."""
-    tracer = Tracer(local=True, spool_dir=directory, **options)
+    """Run a tracer that keeps everything in the journal below `directory`, without a flusher.
+
+    Who reads the journal would else do so beside a thread that tends it.
+    """
+    config = Config.resolve(local=True, spool_dir=directory, **options)
+    source, _ = segment_source(config, Key(config, wanted=False))
+    buffer = Buffer(source, config.max_queue, config.max_queue_bytes)
+    tracer = Tracer.of(config, Source(), Surroundings(buffer, Kept(buffer)))
     try:
         yield tracer
     finally:

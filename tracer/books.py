@@ -12,7 +12,8 @@ class FlushResult:
     """What `flush` achieved; the numbers count events since the tracer was made.
 
     Attributes:
-        ok: everything recorded before the call is settled (in local mode: in the journal).
+        ok: everything recorded before the call is settled (in local mode without a collector: in
+            the journal).
         queued: wait in memory. spooled: wait in the journal. dropped: lost, by reason.
         reason: why not `ok`.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from threading import RLock
 from typing import NamedTuple
 
@@ -133,7 +134,7 @@ class Buffer:
             for segment, adopted in self._in_turn():
                 for frame in self._walk(segment):
                     if frame.kind == OPEN and not adopted:  # the span may still end
-                        self.open_frames[str(frame.payload[:EVENT_ID], "ascii")] = frame
+                        self._note_open(frame)
                         continue
                     room -= len(frame.payload)
                     if len(found) == max_frames or (found and room < 0):
@@ -143,6 +144,19 @@ class Buffer:
                     self._discard(segment)
         self._seen = drawn
         return found
+
+    def note_open(self) -> None:
+        """Find the frames of open spans, also behind more waiting ones than a batch takes."""
+        with self._reading:
+            for segment, adopted in list(self.writer.segments.items()):
+                if not adopted:
+                    with suppress(OSError):  # the disk does not give it back; `read` says so
+                        for frame in segment.look_on():
+                            if frame.kind == OPEN:
+                                self._note_open(frame)
+
+    def _note_open(self, frame: Frame) -> None:
+        self.open_frames[str(frame.payload[:EVENT_ID], "ascii")] = frame
 
     def _in_turn(self) -> list[tuple[Segment, bool]]:
         segments = list(self.writer.segments.items())
@@ -263,6 +277,7 @@ class Buffer:
         except SpoolError:  # the caller that needs a segment will say so
             pass
         self.writer.current.populate()
+        self.note_open()
         self._move_on()
         with self._reading:
             for segment in list(self.writer.segments)[1:]:

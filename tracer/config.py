@@ -14,9 +14,20 @@ from urllib.parse import urlsplit
 
 from tracer.errors import ConfigError, TransportError
 
-__all__ = ["HOSTED_URL", "Config", "Connection", "Options", "is_loopback", "mask_key"]
+__all__ = [
+    "HOSTED_URL",
+    "LOCAL",
+    "Config",
+    "Connection",
+    "Options",
+    "collector_file",
+    "is_loopback",
+    "mask_key",
+    "state_directory",
+]
 
 HOSTED_URL = "https://api.honeyhive.ai"
+LOCAL = "local"  # destination of what local mode keeps
 URL_VARIABLES = ("HH_API_URL", "HH_DATA_PLANE_URL", "HH_SERVER_URL")  # the first one set counts
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -87,7 +98,7 @@ class Config:
     server_url: str | None = _option(
         None, f"base URL of the server; with a key alone: {HOSTED_URL}", *URL_VARIABLES
     )
-    local: bool = _option(False, "keep events in the journal, send nothing", "HH_LOCAL")  # noqa: FBT003 - a default
+    local: bool = _option(False, "send to no server but a collector of this machine", "HH_LOCAL")  # noqa: FBT003 - a default
     disable_tracing: bool = _option(False, "record nothing at all", "HH_DISABLE_TRACING")  # noqa: FBT003 - a default
     project: str | None = _option(
         None, "names the destination the journal belongs to; sent nowhere", "HH_PROJECT"
@@ -183,7 +194,7 @@ class Config:
 
     @property
     def is_local(self) -> bool:
-        """Tell whether nothing is to be sent: asked for, or neither key nor URL given."""
+        """Tell whether nothing leaves this machine: asked for, or neither key nor URL given."""
         return self.local or not (self.api_key or self.server_url)
 
     @property
@@ -216,11 +227,10 @@ class Config:
 
     @property
     def spool_path(self) -> Path:
-        """Return the directory of the journal: `spool_dir`, else the XDG state directory."""
+        """Return the directory of the journal: `spool_dir`, else below the state directory."""
         if self.spool_dir is not None:
             return Path(self.spool_dir).expanduser()
-        state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-        return Path(state).expanduser() / "tracer" / "spool"
+        return state_directory() / "spool"
 
     @property
     def destination(self) -> str:
@@ -233,7 +243,7 @@ class Config:
     def destination_with(self, key: str | None) -> str:
         """Return the fingerprint of this endpoint for the project, or for that key."""
         if self.is_local:
-            return "local"
+            return LOCAL
         owner = f"project {self.project}" if self.project else f"key {key}"
         whole = f"{self.server_url or HOSTED_URL}\n{owner}"
         return sha256(whole.encode()).hexdigest()[:32]
@@ -381,6 +391,23 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def state_directory() -> Path:
+    """Return where journal and collector keep what they keep, if nobody says: `$XDG_STATE_HOME`.
+
+    Raises: RuntimeError: there is no home directory.
+    """
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "tracer"
+
+
+def collector_file() -> Path | None:
+    """Return the file in which a local collector says where it is; None: there is no home."""
+    try:
+        return state_directory() / "collector.json"
+    except RuntimeError:
+        return None
 
 
 def mask_key(key: str) -> str:

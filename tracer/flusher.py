@@ -37,6 +37,7 @@ MAX_BATCH_BYTES = 4 << 20  # a request's events, unless one alone is larger
 DOOMED_EXIT = 0.5  # seconds to wait at exit for a server that failed; the journal keeps the rest
 LETTING_GO = 0.2  # seconds beyond its time that a shutdown waits for the books to be closed
 ADOPT_EVERY = 3.0  # seconds between looks for journals of killed siblings
+LOOK_EVERY = 1.0  # seconds between looks for a server that is not there (local mode)
 RESTART_PAUSE = 0.5  # seconds before work goes on after a failure of ours
 MAX_RESTARTS = 5  # a minute: a failure that comes back must not cost a processor
 
@@ -67,6 +68,7 @@ class Flusher:
         key: Key,
         tend: Callable[[], None],
         reports: Reports,
+        is_there: Callable[[], bool] = lambda: True,
     ) -> None:
         """Do not start yet: the first segment of the buffer does that.
 
@@ -75,12 +77,15 @@ class Flusher:
                 is another one.
             tend: called before each sleep, for what else is to be done in the background.
             reports: told of errors and losses.
+            is_there: asked before each attempt; while there is nobody to send to, what waits stays
+                where it is, and a flush has nothing to wait for.
         """
         self._key = key
         self._buffer = buffer
         self._make_transport = make_transport
         self._tend = tend
         self._reports = reports
+        self._is_there = is_there
         self._config = config
         self._retry = retrying(self._pause, self._gives_up)
         self._stopped = False
@@ -276,6 +281,8 @@ class Flusher:
 
     def _finish(self) -> None:
         self._buffer.refuse_writes()
+        self._buffer.note_open()
+        self._tend()  # what ended since the last look was not interrupted
         self._buffer.close()
         self._transport.close()
         self._stopped = True
@@ -286,6 +293,9 @@ class Flusher:
         self._buffer.tend(time.monotonic())
         self._reports.tend()
         full = self._config.batch_size
+        if self._is_left_alone():  # no batch is read, so none is ever full
+            self._take(min(LOOK_EVERY, self._config.flush_interval))
+            return
         self._buffer.wake_after(full)
         waits = self._buffer.unread < full and not self._wishes  # those came while we rested
         self._take(self._config.flush_interval if waits else 0)
@@ -365,6 +375,8 @@ class Flusher:
         if time.monotonic() >= self._deadline:
             self._failing, self._error = True, TransientError("the time to exit is over")
             raise self._error
+        if self._is_left_alone():
+            return False
         self._adopt()
         frames = self._buffer.read(self._config.batch_size, MAX_BATCH_BYTES)
         if not frames and self._adopt():  # the one before is done
@@ -381,6 +393,8 @@ class Flusher:
         except (TransientError, AuthError) as error:
             if again and error.status in (401, 403) and self._renew_key():
                 return self._send_batch(again=False)  # rotated meanwhile: no reason to wait
+            if self._is_left_alone():  # it went away meanwhile, which is no failure
+                return False
             self._failing, self._error = True, error
             self._delivery.note(error)
             raise
@@ -401,3 +415,10 @@ class Flusher:
         self._transport.close()
         self._transport = self._make_transport(self._patience)
         self._delivery.exchange.transport = self._transport
+
+    def _is_left_alone(self) -> bool:
+        """Look whether there is nobody to send to; then what failed before is over."""
+        alone = not self._is_there()
+        if alone:
+            self._failing = False
+        return alone

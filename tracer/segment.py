@@ -57,6 +57,7 @@ class Segment:
     __slots__ = (
         "_counted",
         "_gaps_to",
+        "_looked_to",
         "_populated",
         "append",
         "end",
@@ -88,6 +89,7 @@ class Segment:
         self._gaps_to = 0  # gaps that end here or before it are counted
         self._counted: tuple[int, int] | None = None  # once sealed: waiting events, newest of them
         self._populated = 0
+        self._looked_to = start  # `look_on` has seen what lies before
         memory.seek(start)
         self.append = memory.write if _has_gil() else _locked(memory.write)
 
@@ -152,6 +154,13 @@ class Segment:
             if settled:
                 self.head = end
 
+    def look_on(self) -> Iterator[Frame]:
+        """Yield the waiting frames that came since the last look, however many wait before them."""
+        for end, found in self._scan(max(self.head, self._looked_to)):
+            self._looked_to = end
+            if isinstance(found, Frame):
+                yield found
+
     def is_new(self, gap: Gap) -> bool:
         """Tell whether `gap` is passed for the first time: it stands for one lost event."""
         if gap.end <= self._gaps_to:
@@ -201,9 +210,13 @@ class Segment:
         if self._counted is not None:
             self._counted = self._counted[0] - 1, self._counted[1]
 
-    def _scan(self) -> Iterator[tuple[int, Frame | Gap | None]]:
-        """Yield what lies from `head` on, with its end: a waiting frame, a gap, None if settled."""
-        offset = self.head
+    def _scan(self, start: int | None = None) -> Iterator[tuple[int, Frame | Gap | None]]:
+        """Yield what lies from `start` on, with its end: a waiting frame, a gap, None if settled.
+
+        Args:
+            start: where a frame begins; None: `head`.
+        """
+        offset = self.head if start is None else start
         while offset < self.end:
             sealed = self.sealed  # asked before reading: a frame written in between is no gap
             content = parse_frame(self.memory, offset, self.end)

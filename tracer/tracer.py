@@ -16,7 +16,7 @@ from tracer.books import FlushResult, Stats
 from tracer.buffer import Buffer
 from tracer.callables import check_fields
 from tracer.carrier import Extracted, extract, inject
-from tracer.config import Config
+from tracer.config import Config, collector_file
 from tracer.context import Suppress, Suppression, nearest
 from tracer.counts import value_of
 from tracer.decorators import SPAN_FIELDS, SpanFactory
@@ -152,26 +152,8 @@ class Tracer:
             pass
         elif given is not None:
             self._outlet = given.outlet
-        elif config.is_local:
-            if not config.local:
-                log.warning("no HH_API_KEY and no HH_API_URL: events stay in %s", config.spool_path)
         else:
-            # httpx and tenacity take 100 ms: paid here, not by `import tracer`, and on this
-            # thread, before there is one of ours (an import in a thread hangs forked children)
-            from tracer.flusher import Flusher
-            from tracer.transport import HttpTransport
-
-            def connect(timeout: float) -> HttpTransport:
-                return HttpTransport(replace(config.connection_with(key.value), timeout=timeout))
-
-            self._outlet = self._flusher = Flusher(
-                self._buffer,
-                connect,
-                config,
-                key,
-                OpenSpans(self._recorder, self._buffer).tend,
-                Reports(self._buffer, self._guard, config.on_drop, config.on_error),
-            )
+            self._outlet = self._flusher = self._make_flusher(config, key)
         if self._outlet is not None:
             self._recorder.on_fork = self._outlet.after_fork_in_child
         if config.propagate_threads and not config.disable_tracing:
@@ -184,6 +166,33 @@ class Tracer:
         if config.handle_signals and not config.disable_tracing:
             ends.handle_signals()
         weakref.finalize(self, _let_go, self._buffer, self._outlet).atexit = False
+
+    def _make_flusher(self, config: Config, key: Key) -> Flusher:
+        # httpx and tenacity take 100 ms: paid here, not by `import tracer`, and on this thread,
+        # before there is one of ours (an import in a thread hangs forked children)
+        from tracer.flusher import Flusher
+        from tracer.nearby import LocalCollector
+        from tracer.transport import HttpTransport
+
+        tend = OpenSpans(self._recorder, self._buffer).tend
+        reports = Reports(self._buffer, self._guard, config.on_drop, config.on_error)
+        if config.is_local:
+            if not config.local:
+                where = config.spool_path if self._buffer.writer.durable else "memory"
+                log.warning(
+                    "no HH_API_KEY and no HH_API_URL: events stay in %s; `tracer serve` starts a "
+                    "collector for them",
+                    where,
+                )
+            collector = LocalCollector(collector_file())
+            return Flusher(
+                self._buffer, collector.transport, config, key, tend, reports, collector.look
+            )
+
+        def connect(timeout: float) -> HttpTransport:
+            return HttpTransport(replace(config.connection_with(key.value), timeout=timeout))
+
+        return Flusher(self._buffer, connect, config, key, tend, reports)
 
     # -- life --------------------------------------------------------------------------------
 

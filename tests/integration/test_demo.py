@@ -40,6 +40,13 @@ def test_the_books_balance() -> None:
     }
 
 
+def test_its_collector_is_not_the_one_that_local_mode_finds(tmp_path: Path) -> None:
+    state = Path(os.environ["XDG_STATE_HOME"])
+    with CollectorProcess.start(tmp_path / "c.db", state=state):
+        done = demo("--json")
+    assert (done.returncode, done.stderr) == (0, ""), "it would say that another one is named"
+
+
 def test_it_prints_trees_and_the_accounting(collector: CollectorProcess) -> None:
     done = demo("--url", collector.url)
     assert (done.returncode, done.stderr) == (0, "")

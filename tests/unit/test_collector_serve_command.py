@@ -25,16 +25,19 @@ def test_the_defaults_are_this_machine_and_the_state_directory(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert CliRunner().invoke(command.serve, []).exit_code == 0
-    assert calls == [("127.0.0.1", 4747, tmp_path / "tracer" / "collector.db", None)]
+    state = tmp_path / "tracer"
+    place = state / "collector.json"
+    assert calls == [("127.0.0.1", 4747, state / "collector.db", None, place)]
 
 
 def test_the_token_comes_from_the_environment(
-    calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HH_COLLECTOR_TOKEN", "t")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     given = ["--host", "::1", "--port", "0", "--db", "x.db"]
     assert CliRunner().invoke(command.serve, given).exit_code == 0
-    assert calls == [("::1", 0, Path("x.db"), "t")]
+    assert calls == [("::1", 0, Path("x.db"), "t", tmp_path / "tracer" / "collector.json")]
 
 
 def test_without_the_extra_it_says_what_to_install(

@@ -15,6 +15,8 @@ COMMANDS = {
     "sessions": ("tracer.cli.api", "sessions", "Start sessions and add events to them."),
     "events": ("tracer.cli.api", "events", "Store, change, read and find events."),
     "serve": ("tracer.cli.serve", "serve", "Run the local collector."),
+    "push": ("tracer.cli.push", "push", "Upload what local mode recorded."),
+    "spool": ("tracer.cli.spool", "spool", "Look at the journal, send or clear what is left."),
     "doctor": ("tracer.cli.doctor", "doctor", "Show settings, and what would be masked."),
     "demo": ("tracer.cli.demo", "demo", "Record a made-up agent, to look at."),
 }

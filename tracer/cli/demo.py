@@ -132,6 +132,7 @@ def _collector(directory: Path) -> Generator[str, None, None]:
     if missing is not None:
         raise ConfigError(missing)
     environ = {k: v for k, v in os.environ.items() if k != "HH_COLLECTOR_TOKEN"}
+    environ["XDG_STATE_HOME"] = str(directory)  # programs in local mode must not find this one
     command = [sys.executable, "-m", "tracer", "serve", "--port", "0"]
     process = subprocess.Popen(  # noqa: S603 - our own program
         [*command, "--db", str(directory / "collector.db")], stdout=subprocess.PIPE, env=environ

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
+from tracer.config import collector_file, state_directory
 from tracer.errors import ConfigError
 
 __all__ = ["DEFAULT_PORT", "default_database", "missing_extra", "serve"]
@@ -18,8 +18,7 @@ NEEDED = ("starlette", "uvicorn", "msgspec")
 
 def default_database() -> Path:
     """Return where the collector keeps its database if nobody says: the XDG state directory."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "tracer" / "collector.db"
+    return state_directory() / "collector.db"
 
 
 def missing_extra() -> str | None:
@@ -51,7 +50,10 @@ def missing_extra() -> str | None:
     "environment: command lines can be read by every user.",
 )
 def serve(host: str, port: int, db: Path | None, token: str | None) -> None:
-    """Run the collector: the API of the wire contract over a SQLite database."""
+    """Run the collector: the API of the wire contract over a SQLite database.
+
+    Programs in local mode find it, through a file in the state directory, and send to it.
+    """
     if missing_extra() is not None:
         click.echo(
             'tracer serve needs the collector extra: pip install "tracer-sdk[collector]"', err=True
@@ -61,7 +63,7 @@ def serve(host: str, port: int, db: Path | None, token: str | None) -> None:
     from tracer.collector.server import serve as run
 
     try:
-        run(host, port, db or default_database(), token or None)
+        run(host, port, db or default_database(), token or None, collector_file())
     except ConfigError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None

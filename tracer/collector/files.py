@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows has no flock; there two collectors on one file go unnoticed
     fcntl = None  # type: ignore[assignment]  # a module or nothing
 
-__all__ = ["FileLock", "prepare_file"]
+__all__ = ["FileLock", "make_directories", "prepare_file"]
 
 PRIVATE_DIRECTORY, PRIVATE_FILE = 0o700, 0o600
 
@@ -27,7 +27,7 @@ def prepare_file(path: Path) -> None:
     Raises: ConfigError: the file cannot be made, or is no regular file.
     """
     try:
-        _make_directories(path.absolute().parent)
+        make_directories(path.absolute().parent)
         with suppress(FileExistsError):
             _make_file(path)
         # A link whose target is missing would have SQLite make the target readable to others.
@@ -38,7 +38,8 @@ def prepare_file(path: Path) -> None:
         raise ConfigError(f"cannot open the database {path}: it is no regular file")
 
 
-def _make_directories(directory: Path) -> None:
+def make_directories(directory: Path) -> None:
+    """Make a directory and what is missing above it, for this user alone. Raises: OSError."""
     missing = [d for d in (directory, *directory.parents) if not d.exists()]
     for made in reversed(missing):
         made.mkdir(PRIVATE_DIRECTORY, exist_ok=True)

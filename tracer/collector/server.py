@@ -14,9 +14,11 @@ from pathlib import Path
 import uvicorn
 
 from tracer.collector.app import create_app
+from tracer.collector.files import make_directories
 from tracer.collector.gate import LOOPBACK_NAMES
 from tracer.collector.sqlite import SqliteStore
 from tracer.errors import ConfigError
+from tracer.local import Announcement, LocalAddress, announce
 
 __all__ = ["serve"]
 
@@ -25,12 +27,13 @@ KEEP_ALIVE_SECONDS = 30  # longer than clients pause between flushes
 STOP_SECONDS = 10  # a request that takes longer is given up when the collector stops
 
 
-def serve(host: str, port: int, db: Path, token: str | None) -> None:
+def serve(host: str, port: int, db: Path, token: str | None, place: Path | None = None) -> None:
     """Listen, print the URL once requests are answered, and return after SIGTERM or SIGINT.
 
     Args:
         port: 0 for a free one.
         token: what requests must carry; needed when `host` is not this machine alone.
+        place: the file in which to say where this collector is; see `local.py`.
     Raises: ConfigError: the address or the database cannot be used, or a token is missing.
     """
     listener = _listen(host, port, token)
@@ -55,25 +58,69 @@ def serve(host: str, port: int, db: Path, token: str | None) -> None:
                 timeout_graceful_shutdown=STOP_SECONDS,
             )
             ready = f"tracer collector ready at http://{name}:{bound_port} (database: {db})"
-            _Server(config, ready).run([listener])
+            notice = _Notice(place, _local(address, bound_port, token))
+            try:
+                _Server(config, ready, notice).run([listener])
+            finally:
+                notice.end()
         finally:
             store.close()
     finally:
         listener.close()
 
 
-class _Server(uvicorn.Server):
-    """Says when it is ready, and ends by returning."""
+def _local(address: str, port: int, token: str | None) -> LocalAddress | None:
+    """Return where programs on this machine reach a listener; None: not on loopback."""
+    ip = ip_address(address)
+    if not (ip.is_loopback or ip.is_unspecified):
+        return None
+    if ip.is_unspecified:
+        address = "127.0.0.1" if ip.version == 4 else "::1"
+    return LocalAddress(f"http://{f'[{address}]' if ':' in address else address}:{port}", token)
 
-    def __init__(self, config: uvicorn.Config, ready: str) -> None:
+
+class _Notice:
+    """The file that says where this collector is; a collector without one is none the worse."""
+
+    def __init__(self, place: Path | None, address: LocalAddress | None) -> None:
+        self._place, self._address = place, address
+        self._held: Announcement | None = None
+
+    def give(self) -> None:
+        if self._place is None or self._address is None:
+            return
+        why = f"another collector is named in {self._place}"
+        try:
+            make_directories(self._place.parent)
+            self._held = announce(self._place, self._address)
+        except OSError as error:
+            why = f"cannot say so in {self._place}: {error.strerror or error}"
+        if self._held is None:
+            sys.stderr.write(f"programs in local mode will not find this collector: {why}\n")
+
+    def end(self) -> None:
+        if self._held is not None:
+            self._held.end()
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready and where it is, and ends by returning."""
+
+    def __init__(self, config: uvicorn.Config, ready: str, notice: _Notice) -> None:
         super().__init__(config)
         self._ready = ready
+        self._notice = notice
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            self._notice.give()
             sys.stdout.write(self._ready + "\n")
             sys.stdout.flush()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._notice.end()  # first: nobody is to begin a request that is not answered any more
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
