@@ -348,7 +348,10 @@ class Flusher:
         )
 
     def _pause(self, state: RetryCallState) -> None:
-        """Wait out the backoff; a flush cuts it short, unless the server said when to return."""
+        """Wait out the backoff; a flush cuts it short, unless the server said when to return.
+
+        Who has gone since is not waited for.
+        """
         self.retries += 1
         error = self._error
         gated = isinstance(error, TransientError) and error.retry_after is not None
@@ -363,7 +366,7 @@ class Flusher:
                 patience = min(patience, self._give_up_at - now)
                 if patience <= 0 or (gated and self._buffer.writer.durable):
                     raise error
-            if self._take(patience) and not gated:
+            if self._take(patience) and (not gated or self._is_left_alone()):
                 return
             self._grant(str(error), self._wishes[:])
 

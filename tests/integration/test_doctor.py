@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from tracer.cli import cli
+from tracer.local import LocalAddress, announce
 from tracer.version import __version__
 
 SECRET = "sk-proj-abcDEF1234567890abcdefgh"  # noqa: S105 - made up
@@ -42,6 +44,21 @@ def test_settings_as_json_say_what_is_missing(home: Path) -> None:
     found = json.loads(run("--json", HH_SPOOL_DIR=str(home)).stdout)
     assert (found["key"], found["server"]) == (None, None)
     assert (found["journal"], found["journal_exists"], found["segments"]) == (str(home), True, 1)
+
+
+def test_it_tells_whether_a_local_collector_runs(home: Path) -> None:
+    place = Path(os.environ["XDG_STATE_HOME"]) / "tracer" / "collector.json"
+    place.parent.mkdir(parents=True)
+    assert "none runs" in run(HH_SPOOL_DIR=str(home)).stdout
+    held = announce(place, LocalAddress("http://127.0.0.1:4747", "canary"))
+    assert held is not None
+    shown = run(HH_SPOOL_DIR=str(home)).stdout
+    assert "nearby   http://127.0.0.1:4747" in shown
+    found = json.loads(run("--json", HH_SPOOL_DIR=str(home)).stdout)
+    assert found["local_collector"] == "http://127.0.0.1:4747"
+    assert "canary" not in shown + str(found)
+    held.end()
+    assert json.loads(run("--json").stdout)["local_collector"] is None
 
 
 def test_wrong_setting_is_wrong_usage() -> None:

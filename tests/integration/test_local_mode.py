@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from collector_process import CollectorProcess
+from fakes import Answer, ContractServer
 from programs import assert_books, assert_exact, environment, run, spawn, stored, wait_until
 from raw_server import RawServer, answer
 
@@ -332,6 +333,27 @@ def test_a_collector_that_goes_while_it_is_sent_to_is_no_failure(
     assert (result.ok, result.spooled, result.reason) == (True, 1, None)
     assert t.shutdown(10).ok
     assert caplog.records == []
+    assert_books(t.stats())
+
+
+def test_nobody_waits_for_the_retry_after_of_a_collector_that_has_gone(place: Path) -> None:
+    place.parent.mkdir(parents=True)
+    with ContractServer(lambda _: Answer(503, {"Retry-After": "60"})) as busy:
+        held = announce(place, LocalAddress(busy.url, None))
+        assert held is not None
+        t = Tracer(local=True)
+        with t.tool("work"):
+            pass
+        result = t.flush(10)
+        assert (result.ok, result.spooled) == (False, 1)
+        assert len(busy.seen) == 1
+        held.end()
+        result = t.flush(10)
+        assert (result.ok, result.spooled, result.reason) == (True, 1, None)
+        assert result.seconds < 5
+        ended = t.shutdown(10)
+        assert (ended.ok, ended.spooled) == (True, 1)
+        assert len(busy.seen) == 1
     assert_books(t.stats())
 
 

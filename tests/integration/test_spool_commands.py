@@ -102,6 +102,7 @@ def test_push_uploads_what_dead_programs_left_with_the_same_ids(
     assert json.loads(again.stdout) == {
         "sent": 0,
         "dropped": {},
+        "refused_beside_events": 0,
         "left": 0,
         "segments_of_running_programs": 0,
         "reason": None,
@@ -179,7 +180,17 @@ def test_what_the_server_refuses_stays_visible(state: Path) -> None:
     assert done.returncode == 1
     assert done.stdout.startswith(f"{len(ids) - 1} events pushed")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("1 events were not stored (rejected 1): ")
+    assert line.startswith("not stored: 1 events (rejected 1): ")
+
+
+def test_a_refused_update_is_a_failure_too(state: Path) -> None:
+    ids = leave(state)
+    with ContractServer(lambda s: Answer(400) if s.method == "PUT" else None) as server:
+        done = tracer("push", state=state, HH_API_URL=server.url)
+        assert set(server.events) == ids
+    assert (done.returncode, done.stdout) == (1, f"{len(ids)} events pushed to {server.url}\n")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("not stored: 2 sessions, updates or open calls: ")
 
 
 def test_a_server_that_is_away_costs_nothing(state: Path, collector: CollectorProcess) -> None:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 import click
 import orjson
 
-from tracer.config import Config, mask_key
+from tracer.config import Config, collector_file, mask_key
 from tracer.errors import ConfigError
+from tracer.local import find
 from tracer.mask import Finding
 from tracer.redact import Redactor
 from tracer.spool import SUFFIX
@@ -60,11 +61,14 @@ def _settings(*, as_json: bool) -> None:
     except (ConfigError, RuntimeError) as error:  # RuntimeError: no home directory to expand
         raise click.UsageError(_plain(str(error))) from None
     exists = where.is_dir()
+    place = collector_file()
+    collector = find(place) if place is not None else None
     shown = {
         "version": __version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "key": None if key is None else mask_key(key),
         "server": None if config.is_local else config.connection.base_url,
+        "local_collector": collector.url if collector is not None else None,
         "journal": str(where),
         "journal_exists": exists,
         "segments": len(list(where.glob(f"*{SUFFIX}"))) if exists else 0,
@@ -72,13 +76,15 @@ def _settings(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(shown, indent=2))
         return
-    server = shown["server"] or "none: events stay in the journal"
+    server = shown["server"] or "none: local mode"
+    nearby = shown["local_collector"] or "none runs: events of local mode stay in the journal"
     there = f"{shown['segments']} segments" if exists else "made when first needed"
     journal = f"{where} ({there})"
     for name, value in (
         ("tracer", f"{__version__} on {shown['python']}"),
         ("key", shown["key"] or "not set (HH_API_KEY)"),
         ("server", server),
+        ("nearby", nearby),
         ("journal", journal),
     ):
         click.echo(f"{name:<8} {_plain(str(value))}")

@@ -19,9 +19,10 @@ from tracer.cli.journal import plain
 from tracer.config import Config, Connection
 from tracer.errors import ConfigError, Guard, SpoolError
 from tracer.flusher import Flusher
+from tracer.frame import DELIVERED, DROPPED, EVENT, OPEN
 from tracer.key import Key
 from tracer.reports import Reports
-from tracer.segment import Segment
+from tracer.segment import Frame, Segment
 from tracer.spool import Spool
 from tracer.survey import Tally
 from tracer.transport import HttpTransport
@@ -84,23 +85,39 @@ class Orphans:
         """Do nothing: nothing is recorded after a fork either."""
 
 
+class _Counting(Buffer):
+    """Counts what the books leave out, too."""
+
+    interrupted = refused = 0
+
+    def settle(self, frames: list[Frame], state: int, reason: str | None = None) -> None:
+        super().settle(frames, state, reason)
+        for frame in frames:
+            if frame.kind == OPEN and state == DELIVERED:
+                self.interrupted += 1
+            elif frame.kind != EVENT and state == DROPPED:
+                self.refused += 1
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of the orphans, in events.
 
     Attributes:
+        refused: sessions, updates and calls that were open; the books count events alone.
         reason: why some are left.
         held: files that are locked by us still, waiting for an answer: they belong to nobody else.
     """
 
-    delivered: int
+    sent: int
     dropped: dict[str, int]
+    refused: int
     reason: str | None
     last_error: str | None
     held: frozenset[str]
 
 
-NOTHING = Outcome(0, {}, None, None, frozenset())
+NOTHING = Outcome(0, {}, 0, None, None, frozenset())
 
 
 def send(
@@ -115,7 +132,7 @@ def send(
         waiting: what there is to send, for the progress bar.
     """
     source = Orphans(spools)
-    buffer = Buffer(source, 1, 1)
+    buffer = _Counting(source, 1, 1)
     flusher = Flusher(
         buffer,
         lambda t: HttpTransport(replace(connection, timeout=t)),
@@ -131,21 +148,25 @@ def send(
                 reason = flusher.flush(config.timeout + PATIENCE)
                 if reason is not None and _recovers(flusher):
                     reason = None
-                show(_settled(buffer, flusher))
+                show(_settled(buffer))
         except KeyboardInterrupt:
             reason = "interrupted"
         said = flusher.stop(LETTING_GO)
-    books, delivery = buffer.books(), flusher.delivery
+    books = buffer.books()
     held = frozenset(Path(s.path).name for s in list(buffer.writer.segments) if s.path is not None)
     return Outcome(
-        books.delivered, books.dropped, reason or said, delivery.exchange.last_error, held
+        books.delivered + buffer.interrupted,
+        books.dropped,
+        buffer.refused,
+        reason or said,
+        flusher.delivery.exchange.last_error,
+        held,
     )
 
 
 def report(
     outcome: Outcome,
-    before: Tally,
-    after: Tally,
+    left: Tally,
     what: str,
     place: Path,
     *,
@@ -155,40 +176,46 @@ def report(
     """Print what became of the orphans and exit: 0 when all were stored, else 1.
 
     Args:
-        before, after: what waited, and what still does.
+        left: what still waits.
         running: segments that belong to living programs.
     """
     lost = sum(outcome.dropped.values())
-    stay = after.to_send
-    sent = outcome.delivered + max(before.interrupted - after.interrupted, 0)
+    stay = left.to_send
     if as_json:
         said = {
-            "sent": sent,
+            "sent": outcome.sent,
             "dropped": outcome.dropped,
+            "refused_beside_events": outcome.refused,
             "left": stay,
             "segments_of_running_programs": running,
             "reason": outcome.reason,
         }
         click.echo(json.dumps(said, indent=2))
     else:
-        click.echo(f"{sent:,} events {what}")
+        click.echo(f"{outcome.sent:,} events {what}")
         if running:
             click.echo(f"{running} segments of running programs are left to them")
-    if lost:
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in outcome.dropped.items())
+    if lost or outcome.refused:
+        parts = [f"{lost:,} events ({_reasons(outcome)})"] if lost else []
+        if outcome.refused:
+            parts.append(f"{outcome.refused:,} sessions, updates or open calls")
         why = f": {plain(outcome.last_error)}" if outcome.last_error else ""
-        click.echo(f"{lost:,} events were not stored ({reasons}){why}", err=True)
+        click.echo(f"not stored: {' and '.join(parts)}{why}", err=True)
     if outcome.reason or stay:
         why = plain(outcome.reason or "somebody else has them locked")
         click.echo(
             f"not everything was sent: {why}; {stay:,} events stay in {plain(str(place))}", err=True
         )
-    raise SystemExit(1 if lost or stay or outcome.reason else 0)
+    raise SystemExit(1 if lost or outcome.refused or stay or outcome.reason else 0)
 
 
-def _settled(buffer: Buffer, flusher: Flusher) -> int:
+def _reasons(outcome: Outcome) -> str:
+    return ", ".join(f"{reason} {number:,}" for reason, number in outcome.dropped.items())
+
+
+def _settled(buffer: _Counting) -> int:
     books = buffer.books()
-    return books.delivered + sum(books.dropped.values()) + flusher.delivery.interrupted
+    return books.delivered + sum(books.dropped.values()) + buffer.interrupted
 
 
 def _recovers(flusher: Flusher) -> bool:

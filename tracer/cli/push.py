@@ -37,12 +37,12 @@ def push(url: str | None, api_key: str | None, directory: Path | None, *, as_jso
     config, connection = target(url, api_key)
     place = directory_of(directory)
     dead, _ = _local(place)
-    before, outcome = together(dead), NOTHING
+    outcome = NOTHING
     if dead:
-        outcome = send(spools_for(place, [LOCAL]), connection, config, before, "pushing")
+        outcome = send(spools_for(place, [LOCAL]), connection, config, together(dead), "pushing")
     left, running = _local(place, outcome.held)
     what = f"pushed to {connection.base_url}"
-    report(outcome, before, together(left), what, place, running=len(running), as_json=as_json)
+    report(outcome, together(left), what, place, running=len(running), as_json=as_json)
 
 
 def _local(place: Path, held: frozenset[str] = frozenset()) -> tuple[list[Found], list[Found]]:

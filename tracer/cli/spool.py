@@ -115,7 +115,7 @@ def replay(
             if f.destination in destinations and (not f.alive or f.name in outcome.held)
         ]
     )
-    report(outcome, waiting, left, what, place, as_json=as_json)
+    report(outcome, left, what, place, as_json=as_json)
 
 
 @spool.command()
