@@ -462,3 +462,28 @@ def test_looking_at_a_spool_needs_no_http(command: list[str], state: Path) -> No
         """
     done = run(program, *command, env=environment(XDG_STATE_HOME=state))
     assert done.code == 0, done.err
+
+
+def test_dead_lists_what_was_refused_and_shows_a_terminal_nothing_else(state: Path) -> None:
+    said = {"message": "no \x1b]0;title\x07such field", "success": False}
+    refusal = Answer(400, body=json.dumps(said).encode())
+    with ContractServer(lambda seen: refusal if seen.is_batch else None) as server:
+        env = environment(XDG_STATE_HOME=state, HH_API_URL=server.url)
+        assert run(LEAVES, 1, "ends", env=env).code == 0
+    found = json.loads(tracer("spool", "dead", "--json", state=state).stdout)
+    assert [letter["event"]["event_name"] for letter in found] == ["inner", "outer", "default"]
+    assert {letter["reason"] for letter in found} == {"rejected"}
+    assert {letter["status"] for letter in found} == {400}
+    shown = tracer("spool", "dead", state=state)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    *lines, last = shown.stdout.splitlines()
+    assert len(lines) == 3
+    assert all("rejected 400 " in line and "such field" in line for line in lines)
+    assert "\x1b" not in shown.stdout
+    assert last == f"3 events in {state / 'tracer' / 'spool'}: 3 rejected"
+    assert json.loads(tracer("spool", "dead", "--json", state=state).stdout) == found
+
+
+def test_dead_says_when_there_is_none(state: Path) -> None:
+    assert tracer("spool", "dead", "--json", state=state).stdout == "[]\n"
+    assert tracer("spool", "dead", state=state).stdout.endswith(": none\n")

@@ -24,6 +24,7 @@ from tracer.cli.journal import (
     together,
     url_option,
 )
+from tracer.cli.letters import dead
 from tracer.config import LOCAL, Config
 from tracer.errors import ConfigError
 from tracer.survey import Found, Tally, tally
@@ -95,8 +96,8 @@ def replay(
     config, connection = target(url, api_key)
     place = directory_of(directory)
 
-    dead = _dead(surveyed(place), destination, config.destination)
-    chosen = [f for f in dead if f.destination != LOCAL]
+    orphans = _dead(surveyed(place), destination, config.destination)
+    chosen = [f for f in orphans if f.destination != LOCAL]
     waiting = together(chosen)
     _confirm(
         f"Send {amounts(waiting)} of {len(chosen)} segments to {connection.base_url}?", yes=yes
@@ -127,13 +128,13 @@ def clear(destination: str | None, directory: Path | None, *, yes: bool, as_json
     """Delete what ended programs left; what living ones hold stays."""
     place = directory_of(directory)
     found = surveyed(place)
-    dead = _dead(found, destination, _here())
+    orphans = _dead(found, destination, _here())
     _confirm(
-        f"Delete {amounts(together(dead))} in {len(dead)} segments of {plain(str(place))}?",
+        f"Delete {amounts(together(orphans))} in {len(orphans)} segments of {plain(str(place))}?",
         yes=yes,
     )
     deleted, gone = Tally(), 0
-    for one in spools_for(place, sorted({f.destination for f in dead})):
+    for one in spools_for(place, sorted({f.destination for f in orphans})):
         while (segment := one.adopt()) is not None:  # locked: nobody is sending it
             deleted.add(tally(segment))
             one.discard(segment)
@@ -147,6 +148,9 @@ def clear(destination: str | None, directory: Path | None, *, yes: bool, as_json
         click.echo(f"{living} segments of running programs are left to them")
 
 
+spool.add_command(dead)
+
+
 def _here() -> str:
     try:
         return Config.resolve().destination
@@ -155,13 +159,13 @@ def _here() -> str:
 
 
 def _dead(found: Sequence[Found], destination: str | None, here: str) -> list[Found]:
-    dead = [f for f in found if f.what is None and not f.alive]
+    left = [f for f in found if f.what is None and not f.alive]
     if destination is None:
-        return dead
+        return left
     wanted = {"here": here, LOCAL: LOCAL}.get(destination)
     if wanted is not None:
-        return [f for f in dead if f.destination == wanted]
-    chosen = [f for f in dead if f.destination.startswith(destination)]
+        return [f for f in left if f.destination == wanted]
+    chosen = [f for f in left if f.destination.startswith(destination)]
     if not chosen or not destination:
         raise click.UsageError(f"no orphan is for the destination {plain(destination)!r}")
     return chosen
