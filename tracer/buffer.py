@@ -376,4 +376,4 @@ class Buffer:
         self.writer.origin.renew()
         # Only now: a child that still wrote would overwrite the parent's next frame.
         for segment in inherited:
-            segment.close()
+            segment.close(forked=True)

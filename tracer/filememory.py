@@ -33,14 +33,16 @@ class FileMemory:
         self._limit = size
         self._size = size + SLACK if live else size
         self._sealed = not live
-        # Makes the next writer wait, and who seals the file: a write lets the interpreter go.
-        # May be entered again by a signal handler, which then finds `_writing` set.
+        # Makes the next writer wait, and who seals or closes: a write lets the interpreter go, and
+        # a descriptor that was closed may be the program's by then. May be entered again by a
+        # signal handler, which then finds `_writing` set.
         self._lock = RLock()
-        self._writing = False
+        self._writing = self._closed = False
         self.interposed: deque[bytes] = deque()  # by those handlers; left only when a write failed
         self._position = 0
         self._chunk = bytearray()
         self._chunk_at = 0
+        self._stale = False  # something in the chunk was settled, by whatever thread
 
     def __len__(self) -> int:
         return self._size
@@ -57,6 +59,8 @@ class FileMemory:
         length = stop - start
         if not self._sealed or length > CHUNK:
             return os.pread(self._fd, length, start).ljust(length, b"\0")
+        if self._stale:
+            self._stale, self._chunk = False, bytearray()
         at = start - self._chunk_at
         if at < 0 or at + length > len(self._chunk):
             self._chunk, self._chunk_at = bytearray(os.pread(self._fd, CHUNK, start)), start
@@ -64,11 +68,12 @@ class FileMemory:
         return bytes(self._chunk[at : at + length]).ljust(length, b"\0")
 
     def __setitem__(self, key: int, value: int, /) -> None:
-        """Write one byte in place."""
-        os.pwrite(self._fd, bytes((value,)), key)
-        at = key - self._chunk_at
-        if 0 <= at < len(self._chunk):
-            self._chunk[at] = value
+        """Write one byte in place. Raises: ValueError: closed."""
+        with self._lock:
+            if self._closed:
+                raise ValueError("the file was closed")
+            os.pwrite(self._fd, bytes((value,)), key)
+        self._stale = True
 
     def find(self, sub: bytes, start: int, /) -> int:
         """Return where `sub` stands next, -1 if nowhere."""
@@ -127,6 +132,13 @@ class FileMemory:
             else:
                 self._sealed = True
 
-    def close(self) -> None:
-        """Refuse every later write; the descriptor is the caller's."""
-        self._sealed = True
+    def close(self, *, forked: bool = False) -> None:
+        """Refuse every later write; the descriptor is the caller's to close, from now on.
+
+        Args:
+            forked: in a child, where a thread of the parent may hold the lock for ever.
+        """
+        if forked:
+            self._lock = RLock()
+        with self._lock:
+            self._sealed = self._closed = True

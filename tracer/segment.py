@@ -249,10 +249,17 @@ class Segment:
             self._uncount()
         self.memory[frame.offset + STATE_AT] = state
 
-    def close(self) -> None:
-        """Unmap, and let the lock go: from now on another process may adopt the file."""
+    def close(self, *, forked: bool = False) -> None:
+        """Unmap, and let the lock go: from now on another process may adopt the file.
+
+        Args:
+            forked: in a child, for what it inherited: the parent's lock stays.
+        """
         self.sealed = True
-        self.memory.close()
+        if isinstance(self.memory, FileMemory):
+            self.memory.close(forked=forked)
+        else:
+            self.memory.close()
         lock_fd, self.lock_fd = self.lock_fd, None
         if lock_fd is not None:
             os.close(lock_fd)

@@ -18,7 +18,7 @@ from programs import run
 
 from tracer.buffer import Buffer
 from tracer.filememory import CHUNK, FileMemory
-from tracer.frame import EVENT, build_frame
+from tracer.frame import DELIVERED, EVENT, build_frame
 from tracer.segment import Frame, Segment
 from tracer.spool import Spool
 
@@ -104,6 +104,74 @@ def test_threads_write_whole_frames_until_the_seal(fd: int) -> None:
     assert os.fstat(fd).st_size < SIZE
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_a_file_that_was_closed_is_not_written_to(
+    live: bool,  # noqa: FBT001 - drawn by pytest
+    tmp_path: Path,
+) -> None:
+    """The program may own a file of the same number by then."""
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
+    segment = Segment(FileMemory(fd, SIZE, live=True), 64, "named", fd)
+    segment.append(build_frame(EVENT, 1, ID, b"x"))
+    if not live:
+        segment.memory.close()
+        segment.memory = FileMemory(fd, SIZE)
+    (frame,) = [found for found in segment.walk() if isinstance(found, Frame)]
+    segment.close()
+    theirs = os.open(tmp_path / "theirs", os.O_RDWR | os.O_CREAT, 0o600)
+    assert theirs == fd
+    os.write(theirs, bytes(200))
+    try:
+        with pytest.raises(ValueError, match="closed"):
+            segment.settle(frame, DELIVERED)
+        with pytest.raises(ValueError, match="sealed"):
+            segment.append(build_frame(EVENT, 2, ID, b"x"))
+    finally:
+        os.close(theirs)
+    assert (tmp_path / "theirs").read_bytes() == bytes(200)
+
+
+def test_a_forked_child_closes_a_file_that_a_thread_of_its_parent_writes_to(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = Segment(FileMemory(fd, SIZE, live=True), 64, "named", None)
+    writing, go, write = threading.Event(), threading.Event(), os.pwrite
+
+    def slow(*args: Any) -> int:
+        writing.set()
+        go.wait(20)
+        return write(*args)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    thread = threading.Thread(target=lambda: segment.append(build_frame(EVENT, 1, ID, b"x")))
+    thread.start()
+    writing.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # a child that hangs is seen by its status
+        try:
+            segment.close(forked=True)
+        except BaseException:  # noqa: BLE001 - the child must not go on as the test run
+            os._exit(1)
+        os._exit(0)
+    go.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_another_thread_settles_is_seen_by_the_reader(fd: int) -> None:
+    """The end of a long span settles its frame from the caller's thread."""
+    segment = Segment(FileMemory(fd, SIZE, live=True), 64, "named", None)
+    for n in range(1, 4):
+        segment.append(build_frame(EVENT, n, ID, b"%d" % n))
+    segment.seal()
+    _, second, _ = [found for found in segment.walk() if isinstance(found, Frame)]
+    thread = threading.Thread(target=lambda: segment.settle(second, DELIVERED))
+    thread.start()
+    thread.join()
+    assert payloads(segment) == [b"1", b"3"]
+
+
 def test_what_does_not_fit_is_refused_and_seals_nothing(fd: int) -> None:
     file = FileMemory(fd, 4096, live=True)
     file.seek(64)
@@ -175,7 +243,7 @@ def test_f35_a_frame_that_did_not_fit_on_the_disk_leaves_nothing_behind(tmp_path
         import os, resource, sys
         from tracer.errors import SpoolFullError
         from tracer.filememory import FileMemory
-        from tracer.frame import EVENT, build_frame
+        from tracer.frame import DELIVERED, EVENT, build_frame
         from tracer.segment import Segment
 
         fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
