@@ -67,6 +67,7 @@ class Buffer:
         self._left_behind = 0  # waiting events in the files that `close` let go
         self._flying: dict[tuple[Segment, int], Frame] = {}  # by place: events that are being sent
         self.delivered = self.adopted_in = 0
+        self.interrupted = 0  # spans of dead processes, sent as events of this one
         self.open_frames: dict[str, Frame] = {}  # by event id: spans that were open a second
         self._still_since = (0, 0.0)  # the sequence number drawn last, and since when
         self._disk_at = 0.0  # when to look at the disk again
@@ -218,6 +219,8 @@ class Buffer:
                     if reason is not None and len(self._lost) < MAX_SESSIONS:
                         lost = self._lost.setdefault(frame.session, {})
                         lost[reason] = lost.get(reason, 0) + 1
+                elif frame.kind == OPEN and state == DELIVERED:
+                    self.interrupted += 1
             if reason is not None:
                 self._give_up(reason, events)
             elif state == DELIVERED:

@@ -25,6 +25,7 @@ from tracer.frame import (
     DROPPED,
     EVENT,
     EVENT_ID,
+    KINDS,
     OPEN,
     SESSION,
     SUPERSEDED,
@@ -37,7 +38,6 @@ from tracer.transport import Transport
 from tracer.trim import trimmed
 
 __all__ = ["Delivery"]
-
 
 MAX_TRIMS = 4  # of one event; the last has 4 % of its size
 
@@ -64,7 +64,6 @@ class Delivery:
             on_error: called with every error.
         """
         self._on_error = on_error
-        self.interrupted = 0  # spans of dead processes, sent as events of ours
         self._buffer = buffer
         self._dead = dead
         self._limit = SizeLimit()
@@ -91,7 +90,6 @@ class Delivery:
             elif frame.kind == EVENT:
                 events.setdefault(frame.session, []).append(frame)
             elif frame.kind == OPEN:  # a dead process was in the midst of it
-                self.interrupted += 1
                 event = frame._replace(payload=frame.payload[EVENT_ID:])
                 events.setdefault(frame.session, []).append(event)
         self._send_across(events)
@@ -102,12 +100,7 @@ class Delivery:
             self._narrow_down(*one_batch)
         self._changes.send([frame for frame in frames if frame.kind == UPDATE])
         for frame in frames:
-            if frame.kind not in (
-                SESSION,
-                EVENT,
-                UPDATE,
-                OPEN,
-            ):  # of another version; it would stay
+            if frame.kind not in KINDS:  # of another version; it would stay
                 self._buffer.settle([frame], DROPPED)
 
     def _open(self, frame: Frame) -> None:
@@ -264,11 +257,8 @@ class Delivery:
 
     def note(self, error: TransportError) -> None:
         """Keep the error for `stats`; log its kind at most once a minute."""
-        kept = (
-            "the journal keeps the events"
-            if self._buffer.writer.durable
-            else "events wait in memory"
-        )
+        durable = self._buffer.writer.durable
+        kept = "the journal keeps the events" if durable else "events wait in memory"
         waits = isinstance(error, (TransientError, AuthError))
         self.exchange.note(error, kept if waits else "see stats().dropped")
         self._on_error(error)

@@ -32,6 +32,7 @@ __all__ = [
     "EVENT",
     "EVENT_ID",
     "FILE_HEADER",
+    "KINDS",
     "MAGIC",
     "MAX_PAYLOAD",
     "OPEN",
@@ -51,7 +52,7 @@ __all__ = [
     "session_of",
 ]
 
-EVENT, SESSION, UPDATE, OPEN = 1, 2, 3, 4
+EVENT, SESSION, UPDATE, OPEN = KINDS = 1, 2, 3, 4
 # Two bits apart: one flipped bit makes a state that nobody wrote, and such a frame is sent again
 # (the server knows its event_id) instead of being taken for delivered.
 WAITING, DELIVERED, DEAD, DROPPED, SUPERSEDED = 0b0000, 0b0011, 0b0101, 0b0110, 0b1001

@@ -265,7 +265,7 @@ class Tracer:
             retries=flusher.retries + exchange.retries if flusher and exchange else 0,
             ambiguous_resends=exchange.ambiguous_resends if exchange else 0,
             bytes_sent=exchange.bytes_sent if exchange else 0,
-            recorded_interrupted=delivery.interrupted if delivery else 0,
+            recorded_interrupted=buffer.interrupted,
             truncated_values=self._encoder.truncated + (delivery.trimmed if delivery else 0),
             redaction_failures=self._redactor.failed if self._redactor else 0,
             reentrant_records=value_of(self._recorder.reentrant),

@@ -19,7 +19,7 @@ from tracer.cli.journal import plain
 from tracer.config import Config, Connection
 from tracer.errors import ConfigError, Guard, SpoolError
 from tracer.flusher import Flusher
-from tracer.frame import DELIVERED, DROPPED, EVENT, OPEN
+from tracer.frame import DROPPED, EVENT
 from tracer.key import Key
 from tracer.reports import Reports
 from tracer.segment import Frame, Segment
@@ -86,16 +86,14 @@ class Orphans:
 
 
 class _Counting(Buffer):
-    """Counts what the books leave out, too."""
+    """Counts refused sessions and updates, too, which the books leave out."""
 
-    interrupted = refused = 0
+    refused = 0
 
     def settle(self, frames: list[Frame], state: int, reason: str | None = None) -> None:
         super().settle(frames, state, reason)
         for frame in frames:
-            if frame.kind == OPEN and state == DELIVERED:
-                self.interrupted += 1
-            elif frame.kind != EVENT and state == DROPPED:
+            if frame.kind != EVENT and state == DROPPED:
                 self.refused += 1
 
 
