@@ -280,7 +280,6 @@ class Buffer:
         except SpoolError:  # the caller that needs a segment will say so
             pass
         self.writer.current.populate()
-        self.note_open()
         self._move_on()
         with self._reading:
             for segment in list(self.writer.segments)[1:]:
@@ -336,6 +335,7 @@ class Buffer:
 
     def _move_on(self) -> None:
         """Free old segments that hold nothing but open spans, by writing these once more."""
+        moved = False
         for segment in list(self.writer.segments):
             if segment is self.writer.current or self.writer.segments[segment]:
                 continue
@@ -345,6 +345,9 @@ class Buffer:
                 for frame in list(self._walk(segment)):
                     if self.writer.write_again(frame.rebuilt()):
                         segment.settle(frame, SUPERSEDED)
+                        moved = True
+        if moved:
+            self.note_open()
 
     def refuse_writes(self) -> None:
         """Count everything written from now on as dropped by shutdown."""

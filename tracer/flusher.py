@@ -281,7 +281,6 @@ class Flusher:
 
     def _finish(self) -> None:
         self._buffer.refuse_writes()
-        self._buffer.note_open()
         self._tend()  # what ended since the last look was not interrupted
         self._buffer.close()
         self._transport.close()

@@ -21,10 +21,14 @@ class OpenSpans:
         self._recorder = recorder
         self._buffer = buffer
         self._written: set[str] = set()
+        self._sought: set[str] = set()  # written, and not found in the journal yet
 
     def tend(self) -> None:
         """Write the spans that are open for a second, take back those that have ended since."""
         spans, written = self._recorder.open, self._written
+        if self._sought:  # only then: it walks whatever waits
+            self._buffer.note_open()
+            self._sought.difference_update(self._buffer.open_frames)
         for event_id, frame in list(self._buffer.open_frames.items()):
             span = spans.get(event_id)
             if span is not None:
@@ -44,4 +48,5 @@ class OpenSpans:
                 return  # in the order they began
             if event_id not in written:
                 written.add(event_id)
-                self._recorder.journal_open(span)
+                if self._recorder.journal_open(span):
+                    self._sought.add(event_id)

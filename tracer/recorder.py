@@ -243,11 +243,13 @@ class Recorder:
             with suppress(ValueError):  # its segment is gone
                 frame.segment.settle(frame, SUPERSEDED)
 
-    def journal_open(self, span: Span) -> None:
-        """Write what is known of an open span; by the background, for those open a second."""
+    def journal_open(self, span: Span) -> bool:
+        """Write what is known of an open span; tell whether it is in the journal.
+
+        By the background, for those open a second.
+        """
         body = self._composer.unfinished(span)
-        if not span.ended:
-            self.buffer.write(OPEN, span.session.key, span.id.encode() + body)
+        return not span.ended and self.buffer.write(OPEN, span.session.key, span.id.encode() + body)
 
     # -- sessions ----------------------------------------------------------------------------
 
