@@ -9,12 +9,10 @@ from __future__ import annotations
 # getaddrinfo looks for it, and the thread must not import
 import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]  # see above
 import os
-import queue
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from threading import Event, Thread, current_thread
+from threading import Thread, current_thread
 
 from tenacity import RetryCallState
 
@@ -25,6 +23,7 @@ from tracer.deadletters import DeadLetters
 from tracer.delivery import Delivery
 from tracer.errors import AuthError, TransientError, TransportError
 from tracer.key import Key
+from tracer.mailbox import Mailbox, Wish
 from tracer.reports import Reports
 from tracer.retry import retrying
 from tracer.transport import Transport
@@ -40,21 +39,6 @@ ADOPT_EVERY = 3.0  # seconds between looks for journals of killed siblings
 LOOK_EVERY = 1.0  # seconds between looks for a server that is not there (local mode)
 RESTART_PAUSE = 0.5  # seconds before work goes on after a failure of ours
 MAX_RESTARTS = 5  # a minute: a failure that comes back must not cost a processor
-
-
-class _Wish:
-    """A `flush` or `shutdown` that somebody waits for: everything up to `target`, one attempt."""
-
-    def __init__(self, target: int, *, stops: bool, until: float) -> None:
-        self.target = target
-        self.stops = stops
-        self.until = until
-        self.reason: str | None = None
-        self.done = Event()
-
-    def grant(self, reason: str | None) -> None:
-        self.reason = reason
-        self.done.set()
 
 
 class Flusher:
@@ -98,10 +82,9 @@ class Flusher:
         self._transport = self._make_transport(self._patience)
         dead = DeadLetters(self._config.spool_path) if self._buffer.writer.durable else None
         self._delivery = Delivery(self._buffer, self._transport, dead, self._reports.error)
-        self._mailbox: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._asked: deque[_Wish] = deque()  # beside the mailbox: see `_take`
+        self._mailbox = Mailbox()
         self._threads: dict[str, Thread] = {}
-        self._wishes: list[_Wish] = []
+        self._wishes: list[Wish] = []
         self._stopping = self._failing = self._in_attempt = False
         self._reason: str | None = None  # of the end: why not everything was sent
         self._failures: deque[float] = deque(maxlen=MAX_RESTARTS)
@@ -121,7 +104,7 @@ class Flusher:
     def notify(self) -> None:
         """Start the thread, or wake it: a segment is full, or a batch."""
         if not self._start():
-            self._mailbox.put(None)
+            self._mailbox.wake()
 
     def flush(self, timeout: float) -> str | None:
         """Wait until everything recorded so far is settled, or had its one attempt.
@@ -146,9 +129,8 @@ class Flusher:
         if stops and not self._threads and not self._buffer.writer.drawn:
             self._finish()  # nothing was recorded: no thread, no connection
             return None
-        wish = _Wish(self._buffer.writer.drawn, stops=stops, until=time.monotonic() + timeout)
-        self._asked.append(wish)
-        self._mailbox.put(None)
+        wish = Wish(self._buffer.writer.drawn, stops=stops, until=time.monotonic() + timeout)
+        self._mailbox.ask(wish)
         if current_thread() in self._threads.values():  # a hook, or the last reference died there
             return "asked by the thread that sends: it cannot wait for itself"
         self._start()
@@ -158,9 +140,7 @@ class Flusher:
             self._send_here(wish.until)
         done = wish.done.wait(timeout)
         if not done and stops and timeout > 0 and not self._in_attempt:
-            done = wish.done.wait(
-                LETTING_GO
-            )  # it gives up now, and still has to count what is left
+            done = wish.done.wait(LETTING_GO)  # it gives up now, and counts what is left
         if not done:
             if self._stopped:  # by another thread, just now
                 return self._reason
@@ -192,24 +172,13 @@ class Flusher:
         thread = Thread(target=self._run, name="tracer-flusher", daemon=True)
         if self._threads.setdefault("flusher", thread) is not thread:
             return False
-        if type(self._mailbox) is not queue.SimpleQueue:
-            self._move_mailbox()
+        self._mailbox.follow()
         try:
             thread.start()
         except RuntimeError:  # no thread can be had now; the next segment or flush tries again
             self._threads.clear()
             return False
         return True
-
-    def _move_mailbox(self) -> None:
-        """Take the queue of now: gevent replaced it since, and threads with greenlets.
-
-        One of those that waits in the queue of before stops every other.
-        """
-        before, self._mailbox = self._mailbox, queue.SimpleQueue()
-        with suppress(queue.Empty):
-            while True:
-                self._mailbox.put(before.get_nowait())
 
     def after_fork_in_child(self) -> None:
         """Begin anew: thread, connections and wishes are the parent's."""
@@ -301,24 +270,19 @@ class Flusher:
         self._buffer.writer.wake_at(NEVER)
 
     def _take(self, timeout: float) -> bool:
-        """Wait for a token at most `timeout` seconds, take all there are; was there a wish?"""
-        with suppress(queue.Empty):
-            if timeout > 0:
-                self._mailbox.get(timeout=timeout)
-            while True:
-                self._mailbox.get_nowait()
+        """Wait at most `timeout` seconds to be woken; tell whether somebody wants something."""
+        self._mailbox.wait(timeout)
         asked = False
-        while self._asked:  # taken out last: an exception before that must cost nobody the wish
-            wish = self._asked[0]
+        while (wish := self._mailbox.first()) is not None:
             self._wishes.append(wish)
             asked = True
             if wish.stops:
                 self._stopping = True
                 self._give_up_at = wish.until
-            self._asked.popleft()
+            self._mailbox.taken()
         return asked
 
-    def _grant(self, reason: str | None, wishes: list[_Wish]) -> None:
+    def _grant(self, reason: str | None, wishes: list[Wish]) -> None:
         for wish in wishes:
             if not wish.stops or self._stopped:
                 wish.grant(reason)

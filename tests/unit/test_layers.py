@@ -42,6 +42,7 @@ RANKS: dict[str, float] = {
     "tracer.callables": 1,
     "tracer.failures": 1,
     "tracer.books": 0,
+    "tracer.mailbox": 0,
     "tracer.answers": 1,
     "tracer.updates": 1,
     "tracer.w3c": 1,
