@@ -70,3 +70,15 @@ class Stats:
     last_error: str | None
     last_success: float | None
     mode: str
+
+    def result(self, reason: str | None, seconds: float) -> FlushResult:
+        """Return what a flush achieved that ended with these books, after `seconds`."""
+        return FlushResult(
+            ok=reason is None,
+            delivered=self.delivered,
+            queued=self.queued + self.in_flight,
+            spooled=self.spooled,
+            dropped=self.dropped,
+            reason=reason,
+            seconds=seconds,
+        )

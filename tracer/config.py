@@ -7,12 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypedDict, cast
-from urllib.parse import urlsplit
 
 from tracer.errors import ConfigError, TransportError
+from tracer.settings import check_plain_http, checked, checked_key
 
 __all__ = [
     "HOSTED_URL",
@@ -21,15 +20,12 @@ __all__ = [
     "Connection",
     "Options",
     "collector_file",
-    "is_loopback",
-    "mask_key",
     "state_directory",
 ]
 
 HOSTED_URL = "https://api.honeyhive.ai"
 LOCAL = "local"  # destination of what local mode keeps
 URL_VARIABLES = ("HH_API_URL", "HH_DATA_PLANE_URL", "HH_SERVER_URL")  # the first one set counts
-TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def _option(
@@ -185,11 +181,11 @@ class Config:
                 if variable is None:
                     continue
                 found, came_from = environ[variable], variable
-            values[name] = _checked(option, found, came_from)
+            values[name] = checked(option, found, came_from)
             if name == "api_key" and came_from == "HH_API_KEY":
                 values[name] = FromEnvironment(values[name])
             if name == "server_url":
-                _check_plain_http(values[name], came_from, arguments.get("allow_http"))
+                check_plain_http(values[name], came_from, arguments.get("allow_http"))
         return cls(**values)
 
     @property
@@ -213,7 +209,7 @@ class Config:
         """
         key = self.api_key
         if isinstance(key, FromEnvironment):
-            return _checked_key(os.environ.get("HH_API_KEY") or key, "HH_API_KEY")
+            return checked_key(os.environ.get("HH_API_KEY") or key, "HH_API_KEY")
         if not callable(key):
             return key
         try:
@@ -223,7 +219,7 @@ class Config:
             raise ConfigError(f"api_key: the function raised {type(error).__name__}") from None
         if not isinstance(found, str):
             raise ConfigError(f"api_key: the function returned {type(found).__name__}, not text")
-        return _checked_key(found, "api_key")
+        return checked_key(found, "api_key")
 
     @property
     def spool_path(self) -> Path:
@@ -238,7 +234,7 @@ class Config:
 
         A journal is only ever sent to the destination it was written for. Raises: ConfigError.
         """
-        return "local" if self.is_local else self.destination_with(self.ask_for_key())
+        return self.destination_with(None if self.is_local else self.ask_for_key())
 
     def destination_with(self, key: str | None) -> str:
         """Return the fingerprint of this endpoint for the project, or for that key."""
@@ -259,7 +255,7 @@ class Connection:
 
     def __post_init__(self) -> None:
         # Also one made by hand: httpx quotes a header it refuses, and with it the key.
-        if self.api_key is not None and _checked_key(self.api_key, "api_key") != self.api_key:
+        if self.api_key is not None and checked_key(self.api_key, "api_key") != self.api_key:
             raise ConfigError("api_key: must not begin or end with white space")
 
     @classmethod
@@ -290,109 +286,6 @@ class Connection:
         return found.connection
 
 
-def _checked(option: Any, found: Any, came_from: str) -> Any:
-    kind = option.type.removesuffix(" | None")
-    if option.name == "api_key" and callable(found):
-        return found
-    if option.name in ("on_drop", "on_error"):
-        if not callable(found):
-            raise ConfigError(f"{came_from}: must be a function, not {found!r}")
-        return found
-    if option.name == "redact":
-        if callable(found):
-            return found
-        kind = "bool"
-    least, most = option.metadata["least"], option.metadata["most"]
-    try:
-        value = _converted(kind, found)
-    except (TypeError, ValueError):
-        allowed = {
-            "bool": "1, 0, true, false, yes, no, on or off",
-            "int": "a whole number",
-            "float": "a number",
-            "tuple[str, ...]": "a list of names",
-            "tuple[str | re.Pattern[str], ...]": "a list of regular expressions",
-        }
-        shown = "a value that is none" if option.name == "api_key" else repr(found)
-        raise ConfigError(
-            f"{came_from}: must be {allowed.get(kind, 'text')}, not {shown}"
-        ) from None
-    if kind in ("int", "float") and not (
-        (least is None or value >= least) and (most is None or value <= most)
-    ):
-        bounds = f"at least {least:,}" if most is None else f"from {least:,} to {most:,}"
-        raise ConfigError(f"{came_from}: must be {bounds}, not {found!r}")
-    if option.name == "api_key":
-        return _checked_key(value, came_from)
-    if option.name == "server_url":
-        return _checked_url(value, came_from)
-    return value
-
-
-def _converted(kind: str, found: Any) -> Any:
-    if kind == "bool":
-        text = str(found).strip().lower()
-        if text not in TRUE + FALSE:
-            raise ValueError
-        return text in TRUE
-    if kind in ("int", "float"):
-        if isinstance(found, bool) or (kind == "int" and isinstance(found, float)):
-            raise TypeError
-        return int(found) if kind == "int" else float(found)
-    if kind.startswith("tuple"):
-        if isinstance(found, (str, bytes)):  # would be taken letter by letter
-            raise TypeError
-        return tuple(found)
-    if isinstance(found, os.PathLike):
-        return os.fspath(cast("os.PathLike[str]", found))
-    if not isinstance(found, str):
-        raise TypeError
-    return found
-
-
-def _checked_key(key: str, came_from: str) -> str:
-    key = key.strip()
-    wrong = re.search(r"[^\x21-\x7e]", key)  # a header value must be visible ASCII
-    if wrong or not key:
-        at = f"character {wrong.start() + 1} of {len(key)} is not" if wrong else "it is empty, not"
-        raise ConfigError(f"{came_from}: {at} visible ASCII, as a key must be")
-    return key
-
-
-def _checked_url(url: str, came_from: str) -> str:
-    try:
-        parts = urlsplit(url.strip())
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigError(f"{came_from}: {url!r} is no URL ({error})") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ConfigError(f"{came_from}: must be a http:// or https:// URL, not {url!r}")
-    if parts.username or parts.password:
-        raise ConfigError(f"{came_from}: must not hold a user name or password; use HH_API_KEY")
-    if parts.query or parts.fragment:
-        raise ConfigError(f"{came_from}: must end with the host or a path, without ? and #")
-    return url.strip().rstrip("/")
-
-
-def _check_plain_http(url: str, came_from: str, allow_http: object) -> None:
-    parts = urlsplit(url)
-    if parts.scheme == "http" and not is_loopback(parts.hostname or "") and not allow_http:
-        raise ConfigError(
-            f"{came_from}: plain http beyond loopback would show the key to the network; "
-            "use https, or pass allow_http=True"
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a URL's host is this machine by name or by address."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def state_directory() -> Path:
     """Return where journal and collector keep what they keep, if nobody says: `$XDG_STATE_HOME`.
 
@@ -408,11 +301,3 @@ def collector_file() -> Path | None:
         return state_directory() / "collector.json"
     except RuntimeError:
         return None
-
-
-def mask_key(key: str) -> str:
-    """Return what may be shown of a key: its `hh_…_` prefix and the last 4 characters."""
-    prefix = re.match(r"hh_(?:(?:org|ws|cp|dp)_)?", key)
-    start = prefix[0] if prefix else ""
-    end = key[-4:] if len(key) - len(start) >= 8 else ""
-    return f"{start}…{end}"

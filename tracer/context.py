@@ -7,6 +7,7 @@ tracers share it: a tracer looks up the chain for links of its own.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
@@ -73,7 +74,7 @@ class Foreign(Link):
         raise NotImplementedError
 
 
-class Block(Generic[T]):
+class Block(ABC, Generic[T]):
     """A `with` block that opens a link; `async with` does the same, since neither waits."""
 
     __slots__ = ()
@@ -84,10 +85,11 @@ class Block(Generic[T]):
         held = {name: getattr(self, name) for name in names}
         return None, {**held, "_open": []}
 
+    @abstractmethod
     def __enter__(self) -> T:
         """Open it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -95,7 +97,6 @@ class Block(Generic[T]):
         traceback: TracebackType | None,
     ) -> None:
         """End it; what was raised inside goes on."""
-        raise NotImplementedError
 
     async def __aenter__(self) -> T:
         return self.__enter__()

@@ -6,7 +6,6 @@ import logging
 import sys
 import time
 import weakref
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from tracer.books import FlushResult, Stats
 from tracer.buffer import Buffer
 from tracer.callables import check_fields
 from tracer.carrier import Extracted, extract, inject
-from tracer.config import Config, collector_file
+from tracer.config import Config
 from tracer.context import Suppress, Suppression, nearest
 from tracer.counts import value_of
 from tracer.decorators import SPAN_FIELDS, SpanFactory
@@ -25,10 +24,8 @@ from tracer.errors import Guard
 from tracer.event import shape_of
 from tracer.key import Key
 from tracer.logs import logging_filter
-from tracer.open_spans import OpenSpans
 from tracer.propagate import bind_context
 from tracer.recorder import Recorder
-from tracer.reports import Reports
 from tracer.schema import EventUpdate, fields_of
 from tracer.sessions import SessionFactory
 from tracer.spans import INERT_SPAN, Session, Span
@@ -153,7 +150,13 @@ class Tracer:
         elif given is not None:
             self._outlet = given.outlet
         else:
-            self._outlet = self._flusher = self._make_flusher(config, key)
+            # httpx and tenacity take 100 ms: paid here, not by `import tracer`, and on this thread,
+            # before there is one of ours (an import in a thread hangs forked children)
+            from tracer.sending import flusher_of
+
+            self._outlet = self._flusher = flusher_of(
+                config, key, self._buffer, self._recorder, self._guard
+            )
         if self._outlet is not None:
             self._recorder.on_fork = self._outlet.after_fork_in_child
         if config.propagate_threads and not config.disable_tracing:
@@ -166,33 +169,6 @@ class Tracer:
         if config.handle_signals and not config.disable_tracing:
             ends.handle_signals()
         weakref.finalize(self, _let_go, self._buffer, self._outlet).atexit = False
-
-    def _make_flusher(self, config: Config, key: Key) -> Flusher:
-        # httpx and tenacity take 100 ms: paid here, not by `import tracer`, and on this thread,
-        # before there is one of ours (an import in a thread hangs forked children)
-        from tracer.flusher import Flusher
-        from tracer.nearby import LocalCollector
-        from tracer.transport import HttpTransport
-
-        tend = OpenSpans(self._recorder, self._buffer).tend
-        reports = Reports(self._buffer, self._guard, config.on_drop, config.on_error)
-        if config.is_local:
-            if not config.local:
-                where = config.spool_path if self._buffer.writer.durable else "memory"
-                log.warning(
-                    "no HH_API_KEY and no HH_API_URL: events stay in %s; `tracer serve` starts a "
-                    "collector for them",
-                    where,
-                )
-            collector = LocalCollector(collector_file())
-            return Flusher(
-                self._buffer, collector.transport, config, key, tend, reports, collector.look
-            )
-
-        def connect(timeout: float) -> HttpTransport:
-            return HttpTransport(replace(config.connection_with(key.value), timeout=timeout))
-
-        return Flusher(self._buffer, connect, config, key, tend, reports)
 
     # -- life --------------------------------------------------------------------------------
 
@@ -207,7 +183,7 @@ class Tracer:
         started = time.monotonic()
         patience = self.config.shutdown_timeout if timeout is None else timeout
         reason = self._outlet.flush(patience) if self._outlet is not None else None
-        return self._result(reason, started)
+        return self.stats().result(reason, time.monotonic() - started)
 
     def shutdown(self, timeout: float | None = None) -> FlushResult:
         """Flush, then stop for good; what is recorded afterwards is counted as dropped.
@@ -225,7 +201,7 @@ class Tracer:
             reason = self._outlet.stop(patience)
         else:
             _let_go(self._buffer, None)
-        return self._result(reason, started)
+        return self.stats().result(reason, time.monotonic() - started)
 
     def finish(self, started: float) -> None:
         """Shut down because the process ends, within what is left of `shutdown_timeout`."""
@@ -234,18 +210,6 @@ class Tracer:
         lost = done.queued + done.dropped.get("shutdown", 0)
         if lost:  # no loss is silent, and nobody can ask `stats` any more
             log.warning("%d events waited in memory only and are lost: %s", lost, done.reason)
-
-    def _result(self, reason: str | None, started: float) -> FlushResult:
-        now = self.stats()
-        return FlushResult(
-            ok=reason is None,
-            delivered=now.delivered,
-            queued=now.queued + now.in_flight,
-            spooled=now.spooled,
-            dropped=now.dropped,
-            reason=reason,
-            seconds=time.monotonic() - started,
-        )
 
     def stats(self) -> Stats:
         """Return the books of this process at this moment."""

@@ -23,13 +23,14 @@ import httpcore
 import httpx
 
 from tracer.answers import EXCERPT, clean_text, error_for
-from tracer.config import Connection, is_loopback, mask_key
+from tracer.config import Connection
 from tracer.errors import (
     AuthError,
     ConfigError,
     TransientError,
     TransportError,
 )
+from tracer.settings import is_loopback, mask_key
 from tracer.version import __version__
 from tracer.wire import KEEPALIVE, Wire, tls_settings
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tracer.config import HOSTED_URL, Config, Connection, is_loopback, mask_key
+from tracer.config import HOSTED_URL, Config, Connection
 from tracer.errors import ConfigError
+from tracer.settings import is_loopback, mask_key
 
 
 def test_argument_beats_environment_beats_default() -> None:

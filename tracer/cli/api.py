@@ -15,9 +15,10 @@ import click
 from tracer.check import problems
 from tracer.cli import global_options, show_help
 from tracer.cli.files import json_value, read_request
-from tracer.config import Connection, mask_key
+from tracer.config import Connection
 from tracer.errors import ConfigError, TransportError
 from tracer.schema import OPERATIONS, Operation
+from tracer.settings import mask_key
 from tracer.version import __version__
 
 __all__ = ["events", "sessions"]

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, NoReturn
 import click
 import orjson
 
-from tracer.config import Config, collector_file, mask_key
+from tracer.config import Config, collector_file
 from tracer.errors import ConfigError
 from tracer.local import find
 from tracer.mask import Finding
 from tracer.redact import Redactor
+from tracer.settings import mask_key
 from tracer.spool import SUFFIX
 from tracer.version import __version__
 
