@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from collector_process import CollectorProcess
+from fakes import ContractServer
 from hypothesis import settings
 
 from tracer import threads
@@ -47,3 +48,16 @@ def shared_collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Colle
     """Run a real collector for tests that only look at what they stored themselves."""
     with CollectorProcess.start(tmp_path_factory.mktemp("shared") / "collector.db") as running:
         yield running
+
+
+@pytest.fixture
+def server() -> Iterator[ContractServer]:
+    """Run a server that keeps the contract in memory."""
+    with ContractServer() as running:
+        yield running
+
+
+@pytest.fixture(params=["D", "M"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """Keep the queue in files (D), then in memory (M)."""
+    return str(request.param)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from types import TracebackType
 
-from raw_server import read_message
+from raw_server import Listener, read_message
 
 __all__ = [
     "CLOSE",
@@ -61,8 +59,8 @@ def drip(bytes_a_second: float) -> Fault:
     return Fault("drip", bytes_a_second)
 
 
-class Proxy:
-    """Listen on a free port before the server on `port`; `plan` gets the number of a request.
+class Proxy(Listener):
+    """Pass requests on to the server on `port`; `plan` gets the number of a request.
 
     It is asked when the first bytes of the request are there, with those bytes.
     """
@@ -70,39 +68,17 @@ class Proxy:
     def __init__(self, port: int, plan: Callable[[int, bytes], Fault]) -> None:
         self.plan = plan
         self.faults = 0  # requests that were not passed on as they came
-        self.connections = 0
         self._upstream = port
         self._numbers = count()
-        self._stopped = threading.Event()
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._open: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
+        super().__init__()
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._socket.accept()
-                if self._stopped.is_set():
-                    client.close()
-                    return
-                self.connections += 1
-                self._open.append(client)
-                self._threads.append(threading.Thread(target=self._relay, args=(client,)))
-                self._threads[-1].start()
-
-    def _relay(self, client: socket.socket) -> None:
-        with (
-            contextlib.suppress(OSError),
-            client,
-            socket.create_connection(("127.0.0.1", self._upstream), 10) as upstream,
-        ):
-            while first := client.recv(1 << 16):
+    def talk(self, connection: socket.socket) -> None:
+        """Pass on what comes from a client, and the answers."""
+        with socket.create_connection(("127.0.0.1", self._upstream), 10) as upstream:
+            while first := connection.recv(1 << 16):
                 fault = self.plan(next(self._numbers), first)
                 self.faults += fault is not PASS
-                if not self._exchange(client, upstream, first, fault):
+                if not self._exchange(connection, upstream, first, fault):
                     return
 
     def _exchange(
@@ -121,12 +97,12 @@ class Proxy:
         if fault.kind == "swallow":
             return _reset(client)
         if fault.kind == "stall":
-            self._stopped.wait()
+            self.stopped.wait()
             return False
         if fault.kind == "drip":
             for at in range(len(answer)):
                 client.sendall(answer[at : at + 1])
-                if self._stopped.wait(1 / fault.number):
+                if self.stopped.wait(1 / fault.number):
                     return False
             return True
         client.sendall(answer)
@@ -137,25 +113,6 @@ class Proxy:
             return False
         client.settimeout(None)
         return True
-
-    def __enter__(self) -> Proxy:  # noqa: PYI034 - 3.10 has no typing.Self
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stopped.set()
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-            pass  # wakes `accept`
-        self._socket.close()
-        for client in self._open:
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(10)
 
 
 def _reset(client: socket.socket) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["RawServer", "Script", "answer", "read_message"]
+__all__ = ["Listener", "RawServer", "Script", "answer", "read_message"]
 
 # Gets the server, the connection and the request; returns to wait for the next one.
 Script = Callable[["RawServer", socket.socket, bytes], None]
@@ -29,15 +29,12 @@ def answer(status: int, body: bytes = b"", headers: Mapping[str, str] | None = N
     return script
 
 
-class RawServer:
-    """Listen on a free port, keep every request as bytes, answer by script."""
+class Listener:
+    """Listen on a free port of this machine, one thread a connection, until the end of the block."""
 
-    def __init__(self, script: Script, *, reads: bool = True) -> None:
-        self.requests: list[bytes] = []
+    def __init__(self) -> None:
         self.connections = 0
         self.stopped = threading.Event()
-        self._script = script
-        self._reads = reads  # False: hand a connection over without reading from it
         self._open: list[socket.socket] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
@@ -45,10 +42,9 @@ class RawServer:
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
-    def pause(self, seconds: float) -> None:
-        """Let time pass, but not after the end of the test."""
-        if self.stopped.wait(seconds):
-            raise ConnectionAbortedError
+    def talk(self, connection: socket.socket) -> None:
+        """Do what is to be done on one connection; an OSError ends it."""
+        raise NotImplementedError
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -59,17 +55,12 @@ class RawServer:
                     return
                 self.connections += 1
                 self._open.append(connection)
-                self._threads.append(threading.Thread(target=self._talk, args=(connection,)))
+                self._threads.append(threading.Thread(target=self._run, args=(connection,)))
                 self._threads[-1].start()
 
-    def _talk(self, connection: socket.socket) -> None:
+    def _run(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection:
-            if not self._reads:
-                self._script(self, connection, b"")
-                return
-            while request := read_message(connection):
-                self.requests.append(request)
-                self._script(self, connection, request)
+            self.talk(connection)
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +80,30 @@ class RawServer:
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(10)
+
+
+class RawServer(Listener):
+    """Keep every request as bytes, answer by script."""
+
+    def __init__(self, script: Script, *, reads: bool = True) -> None:
+        self.requests: list[bytes] = []
+        self._script = script
+        self._reads = reads  # False: hand a connection over without reading from it
+        super().__init__()
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass, but not after the end of the test."""
+        if self.stopped.wait(seconds):
+            raise ConnectionAbortedError
+
+    def talk(self, connection: socket.socket) -> None:
+        """Answer each request by the script."""
+        if not self._reads:
+            self._script(self, connection, b"")
+            return
+        while request := read_message(connection):
+            self.requests.append(request)
+            self._script(self, connection, request)
 
 
 def read_message(connection: socket.socket, data: bytes = b"") -> bytes:

@@ -20,34 +20,12 @@ from fakes import Answer, ContractServer, Seen
 from programs import assert_books, environment, spawn, wait_until
 from raw_server import RawServer, Script, answer
 from tenacity import RetryCallState
+from tracers import tracer_for, work
 
-from tracer import Tracer
 from tracer.retry import BASE, SPREAD
-from tracer.writer import NEVER
 
-modes = pytest.mark.parametrize("mode", ["D", "M"])
 OK = b'{"success":true,"session_id":"00000000-0000-4000-8000-000000000001"}'
 LATE = 0.5  # seconds a busy machine may be late
-
-
-def tracer_for(url: str, mode: str, tmp_path: Path, **options: object) -> Tracer:
-    t = Tracer(
-        server_url=url,
-        durable=mode == "D",
-        spool_dir=tmp_path / "spool",
-        **{"flush_interval": 3600, "propagate_threads": False, **options},  # type: ignore[arg-type]
-    )
-    t._buffer.wake_after(NEVER)  # in M the very first events would else go out by themselves
-    return t
-
-
-def work(t: Tracer, number: int = 1) -> list[str]:
-    ids = []
-    for _ in range(number):
-        with t.tool("work", inputs={"text": "x"}) as span:
-            pass
-        ids.append(span.id)
-    return ids
 
 
 # -- what is no acknowledgement --------------------------------------------------------------
@@ -64,7 +42,6 @@ UNPARSABLE: dict[str, bytes] = {
 }
 
 
-@modes
 @pytest.mark.parametrize(
     ("where", "body"),
     [
@@ -104,7 +81,6 @@ def test_f17_what_states_no_success_is_none(
         assert_books(t.stats())
 
 
-@modes
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("where", ["another origin", "the same origin"])
 def test_f18_a_redirect_is_not_followed_and_delivers_nothing(

@@ -10,39 +10,13 @@ import pytest
 from fakes import Answer, ContractServer, Seen
 from programs import assert_books, wait_until
 from proxy import CLOSE, PASS, REFUSE, STALL, SWALLOW, Fault, Proxy, close_after, cut_at, drip
-
-from tracer import Tracer
-from tracer.writer import NEVER
-
-
-def tracer_for(url: str, mode: str, tmp_path: Path, **options: object) -> Tracer:
-    t = Tracer(
-        server_url=url,
-        durable=mode == "D",
-        spool_dir=tmp_path / "spool",
-        **{"flush_interval": 3600, "propagate_threads": False, **options},  # type: ignore[arg-type]
-    )
-    t._buffer.wake_after(NEVER)  # in M the very first events would else go out by themselves
-    return t
-
-
-def work(t: Tracer, number: int = 1) -> set[str]:
-    ids = set()
-    for _ in range(number):
-        with t.tool("work", inputs={"text": "x" * 300}) as span:
-            pass
-        ids.add(span.id)
-    return ids
+from tracers import tracer_for, work
 
 
 def is_batch(request: bytes) -> bool:
     return b"/events/batch " in request.split(b"\r\n", 1)[0]
 
 
-modes = pytest.mark.parametrize("mode", ["D", "M"])
-
-
-@modes
 def test_f7_resets_at_random_bytes_of_the_request(mode: str, tmp_path: Path) -> None:
     draw = random.Random(7)  # noqa: S311 - no secret
     left = 200
@@ -59,7 +33,7 @@ def test_f7_resets_at_random_bytes_of_the_request(mode: str, tmp_path: Path) -> 
         t = tracer_for(proxy.url, mode, tmp_path, batch_size=10)
         ids: set[str] = set()
         while left:
-            ids |= work(t, 10)
+            ids |= set(work(t, 10, "x" * 300))
             t.flush(20)
         wait_until(lambda: t.flush(20).ok, 30)
         assert proxy.faults == 200
@@ -70,7 +44,6 @@ def test_f7_resets_at_random_bytes_of_the_request(mode: str, tmp_path: Path) -> 
         assert_books(t.stats())
 
 
-@modes
 def test_f8_answers_that_are_lost_are_counted_as_doubt(mode: str, tmp_path: Path) -> None:
     left = 200
 
@@ -83,12 +56,12 @@ def test_f8_answers_that_are_lost_are_counted_as_doubt(mode: str, tmp_path: Path
 
     with ContractServer() as server, Proxy(server.port, plan) as proxy:
         t = tracer_for(proxy.url, mode, tmp_path)
-        ids = work(t, 20)
+        ids = set(work(t, 20, "x" * 300))
         while left:
             assert not t.flush(20).ok
             assert t.stats().delivered == 0, "only a parsed acknowledgement counts"
         # behind the last of the lost answers
-        ids |= work(t, 5)
+        ids |= set(work(t, 5, "x" * 300))
         wait_until(lambda: t.flush(20).ok, 30)
         stats = t.stats()
         assert stats.ambiguous_resends == 200
@@ -113,7 +86,7 @@ def lost_for(seconds: float, mode: str, tmp_path: Path) -> None:
         timer.start()
         ids: set[str] = set()
         while not lost.is_set():
-            ids |= work(t, 40)
+            ids |= set(work(t, 40, "x" * 300))
             lost.wait(0.2)
         timer.join()
         wait_until(lambda: t.flush(20).ok, 60)
@@ -126,18 +99,15 @@ def lost_for(seconds: float, mode: str, tmp_path: Path) -> None:
         assert_books(stats)
 
 
-@modes
 def test_f9_every_answer_is_lost_for_a_while(mode: str, tmp_path: Path) -> None:
     lost_for(1.5, mode, tmp_path)
 
 
 @pytest.mark.slow
-@modes
 def test_f9_every_answer_is_lost_for_twenty_seconds(mode: str, tmp_path: Path) -> None:
     lost_for(20, mode, tmp_path)
 
 
-@modes
 @pytest.mark.parametrize("how", ["after each answer", "on the next request"])
 def test_f10_a_server_that_closes_its_connections(how: str, mode: str, tmp_path: Path) -> None:
     """It says nothing of it: who sends next may find the connection open, and then closed."""
@@ -152,7 +122,7 @@ def test_f10_a_server_that_closes_its_connections(how: str, mode: str, tmp_path:
 
     with ContractServer() as server, Proxy(server.port, plan) as proxy:
         t = tracer_for(proxy.url, mode, tmp_path, batch_size=1)
-        ids = work(t, 1000)
+        ids = set(work(t, 1000, "x" * 300))
         assert t.flush(60).ok, "no request needed a second look"
         stats = t.stats()
         assert set(server.events) == ids
@@ -180,7 +150,7 @@ def test_f10_a_connection_closed_at_its_idle_limit_costs_no_wait(
     ):
         t = tracer_for(proxy.url, "D", tmp_path)
         for n in range(30):
-            work(t)
+            work(t, 1, "x" * 300)
             assert t.flush(20).ok
             pause.wait(idle * (0.8 + n / 60))
         assert len(server.events) == 30
@@ -191,7 +161,7 @@ def test_f10_a_connection_closed_at_its_idle_limit_costs_no_wait(
 def test_a_new_connection_that_is_reset_is_no_stale_one(tmp_path: Path) -> None:
     with ContractServer() as server, Proxy(server.port, lambda number, _: REFUSE) as proxy:
         t = tracer_for(proxy.url, "D", tmp_path)
-        work(t)
+        work(t, 1, "x" * 300)
         assert not t.flush(20).ok
         assert t.stats().attempts == proxy.faults == 1
         proxy.plan = lambda number, request: PASS
@@ -199,11 +169,10 @@ def test_a_new_connection_that_is_reset_is_no_stale_one(tmp_path: Path) -> None:
         assert t.shutdown(20).ok
 
 
-@modes
 def test_what_was_never_sent_leaves_no_doubt(mode: str, tmp_path: Path) -> None:
     """Nobody listens; then the server says 503. Neither stored anything."""
     t = tracer_for("http://127.0.0.1:9", mode, tmp_path)
-    work(t, 3)
+    work(t, 3, "x" * 300)
     for _ in range(3):
         assert not t.flush(20).ok
     assert t.stats().attempts >= 3
@@ -216,7 +185,7 @@ def test_what_was_never_sent_leaves_no_doubt(mode: str, tmp_path: Path) -> None:
 
     with ContractServer(busy) as server:
         t = tracer_for(server.url, mode, tmp_path)
-        work(t, 3)
+        work(t, 3, "x" * 300)
         wait_until(lambda: t.flush(20).ok)
         assert len(server.batches()) == 4
         assert t.stats().ambiguous_resends == 0
@@ -232,7 +201,7 @@ def test_f6_an_answer_that_does_not_come_in_time_leaves_doubt(fault: Fault, tmp_
 
     with ContractServer() as server, Proxy(server.port, plan) as proxy:
         t = tracer_for(proxy.url, "D", tmp_path, timeout=0.5)
-        ids = work(t, 3)
+        ids = set(work(t, 3, "x" * 300))
         result = t.flush(20)
         assert not result.ok
         assert 0.4 < result.seconds < 3

@@ -28,17 +28,6 @@ from tracer import Tracer
 RUNS = [pytest.param(1, id="once"), pytest.param(20, id="20", marks=pytest.mark.slow)]
 
 
-@pytest.fixture(params=["D", "M"])
-def mode(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def server() -> Iterator[ContractServer]:
-    with ContractServer() as running:
-        yield running
-
-
 def tracer_of(server: ContractServer, mode: str, directory: Path, **options: Any) -> Tracer:
     return Tracer(
         server_url=server.url,

@@ -7,13 +7,13 @@ import gc
 import random
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import ContractServer
 from programs import assert_books, wait_until
+from tracers import work
 
 from tracer import Tracer
 from tracer.delivery import Delivery
@@ -22,28 +22,8 @@ from tracer.flusher import MAX_RESTARTS, Flusher
 THROWN: list[type[BaseException]] = [SystemExit, KeyboardInterrupt, MemoryError, RecursionError]
 
 
-@pytest.fixture(params=["D", "M"])
-def mode(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def server() -> Iterator[ContractServer]:
-    with ContractServer() as running:
-        yield running
-
-
 def tracer_of(server: ContractServer, mode: str, directory: Path, **options: Any) -> Tracer:
     return Tracer(server_url=server.url, durable=mode == "D", spool_dir=directory, **options)
-
-
-def work(t: Tracer, number: int = 1) -> set[str]:
-    ids = set()
-    for _ in range(number):
-        with t.tool("work") as span:
-            pass
-        ids.add(span.id)
-    return ids
 
 
 def flusher_of(t: Tracer) -> Flusher:
@@ -66,13 +46,13 @@ def test_f73_an_exception_thrown_into_the_thread_stops_it_for_a_second_at_most(
     error: type[BaseException], server: ContractServer, mode: str, tmp_path: Path
 ) -> None:
     t = tracer_of(server, mode, tmp_path, flush_interval=3600)
-    ids = work(t, 5)
+    ids = set(work(t, 5))
     assert t.flush(10).ok
     throw(t, error)
     flusher_of(t).notify()  # it sleeps: only what wakes it lets it see
     wait_until(lambda: flusher_of(t).restarts == 1)
     began = time.monotonic()
-    ids |= work(t, 5)
+    ids |= set(work(t, 5))
     assert t.flush(10).ok, "also who asks while it pauses is answered"
     assert time.monotonic() - began <= 1
     assert set(server.events) == ids
@@ -92,13 +72,13 @@ def test_f73_exceptions_thrown_at_random_moments_lose_nothing(
     chosen, pause = random.Random(1), threading.Event()  # noqa: S311 - no secret is made of it
     for _ in range(rounds):
         t = tracer_of(server, mode, tmp_path, batch_size=10)
-        ids = work(t)
+        ids = set(work(t))
         for _ in range(MAX_RESTARTS - 1):
             for _ in range(chosen.randrange(5)):
-                ids |= work(t, 20)
+                ids |= set(work(t, 20))
                 pause.wait(chosen.random() * 0.01)
             throw(t, chosen.choice(THROWN))
-        ids |= work(t, 20)
+        ids |= set(work(t, 20))
         wait_until(lambda t=t: t.flush(2).ok, 5)  # type: ignore[misc]  # bound above
         assert ids <= set(server.events)
         assert t.stats().delivered == len(ids)
@@ -124,7 +104,7 @@ def test_f73_a_failure_of_ours_is_survived(
 
     monkeypatch.setattr(Delivery, "send", send)
     t = tracer_of(server, mode, tmp_path, flush_interval=0.5)
-    ids = work(t, 50)
+    ids = set(work(t, 50))
     wait_until(lambda: set(server.events) == ids, 20)
     assert len([r for r in caplog.records if "goes on" in r.getMessage()]) == 1
     assert flusher_of(t).restarts == 3

@@ -15,32 +15,10 @@ import pytest
 from fakes import Answer, ContractServer, Seen
 from programs import assert_books, wait_until
 from raw_server import RawServer
+from tracers import tracer_for, work
 
 from tracer import Tracer
 from tracer.deadletters import FILE_NAME, Letter, read
-from tracer.writer import NEVER
-
-modes = pytest.mark.parametrize("mode", ["D", "M"])
-
-
-def tracer_for(url: str, mode: str, tmp_path: Path, **options: object) -> Tracer:
-    t = Tracer(
-        server_url=url,
-        durable=mode == "D",
-        spool_dir=tmp_path / "spool",
-        **{"flush_interval": 3600, "propagate_threads": False, **options},  # type: ignore[arg-type]
-    )
-    t._buffer.wake_after(NEVER)  # in M the very first events would else go out by themselves
-    return t
-
-
-def work(t: Tracer, number: int = 1, text: str = "x") -> list[str]:
-    ids = []
-    for _ in range(number):
-        with t.tool("work", inputs={"text": text}) as span:
-            pass
-        ids.append(span.id)
-    return ids
 
 
 def letters(tmp_path: Path) -> list[Letter]:
@@ -64,7 +42,6 @@ REFUSALS: dict[str, tuple[int, Refuses, str]] = {
 }
 
 
-@modes
 @pytest.mark.parametrize("what", REFUSALS)
 def test_what_is_refused_for_good_is_copied(what: str, mode: str, tmp_path: Path) -> None:
     status, refuses, reason = REFUSALS[what]
@@ -115,7 +92,6 @@ def test_a_copy_that_cannot_be_kept_stops_nothing(
 # -- what is too large -----------------------------------------------------------------------
 
 
-@modes
 def test_f23_a_batch_above_the_servers_limit_is_split_and_the_limit_kept(
     mode: str, tmp_path: Path
 ) -> None:
@@ -136,7 +112,6 @@ def test_f23_a_batch_above_the_servers_limit_is_split_and_the_limit_kept(
         assert_books(t.stats())
 
 
-@modes
 def test_f23_one_event_above_the_limit_is_cut_and_says_so(mode: str, tmp_path: Path) -> None:
     with ContractServer(lambda s: Answer(413) if s.size > 1 << 20 else None) as server:
         t = tracer_for(server.url, mode, tmp_path, max_event_bytes=3 << 20)
@@ -177,7 +152,6 @@ def test_f23_a_limit_far_below_one_event_is_approached_in_few_steps(tmp_path: Pa
         assert_books(t.stats())
 
 
-@modes
 def test_f23_an_event_that_cannot_be_cut_to_fit_is_dropped(mode: str, tmp_path: Path) -> None:
     with ContractServer(lambda s: Answer(413) if s.is_batch and s.size > 480 else None) as server:
         t = tracer_for(server.url, mode, tmp_path)
@@ -199,7 +173,6 @@ def test_f23_an_event_that_cannot_be_cut_to_fit_is_dropped(mode: str, tmp_path: 
 # -- a server that refuses everything --------------------------------------------------------
 
 
-@modes
 def test_f16_a_server_that_refuses_every_event_costs_few_requests(
     mode: str, tmp_path: Path
 ) -> None:
@@ -371,7 +344,6 @@ SHORT: dict[str, bytes] = {
 }
 
 
-@modes
 @pytest.mark.parametrize("body", SHORT.values(), ids=SHORT)
 def test_f17_an_answer_that_does_not_name_the_events_acknowledges_none(
     body: bytes, mode: str, tmp_path: Path
@@ -387,7 +359,6 @@ def test_f17_an_answer_that_does_not_name_the_events_acknowledges_none(
         assert_books(t.stats())
 
 
-@modes
 @routes
 def test_f17_of_a_short_answer_what_it_names_is_delivered_and_the_rest_sent_again(
     route: str, mode: str, tmp_path: Path
@@ -419,7 +390,6 @@ def test_f17_of_a_short_answer_what_it_names_is_delivered_and_the_rest_sent_agai
         assert_books(t.stats())
 
 
-@modes
 def test_f22_a_failure_that_names_what_it_stored_is_sent_the_rest(
     mode: str, tmp_path: Path
 ) -> None:
@@ -447,7 +417,6 @@ def test_f22_a_failure_that_names_what_it_stored_is_sent_the_rest(
         assert_books(t.stats())
 
 
-@modes
 @routes
 def test_f22_409_is_delivered(route: str, mode: str, tmp_path: Path) -> None:
     across = route == "many sessions"
@@ -484,7 +453,6 @@ def logged(caplog: pytest.LogCaptureFixture, text: str) -> int:
     return sum(text in record.getMessage() for record in caplog.records)
 
 
-@modes
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("source", ["function", "environment"])
 def test_f19_a_rotated_key_works_at_once(
@@ -538,7 +506,6 @@ def held_for(
         assert "canary" not in caplog.text
 
 
-@modes
 def test_f19_a_revoked_key_holds_everything(
     mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -547,7 +514,6 @@ def test_f19_a_revoked_key_holds_everything(
 
 
 @pytest.mark.slow
-@modes
 def test_f19_a_revoked_key_holds_everything_for_a_minute(
     mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -566,7 +532,6 @@ def test_f19_a_key_that_changes_and_stays_wrong_is_no_reason_to_ask_more_often(
         assert not t.shutdown(20).ok
 
 
-@modes
 def test_a_function_that_fails_is_no_crash_and_nothing_is_sent_without_a_key(
     mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fakes import Answer, ContractServer, Seen
 from programs import assert_books, environment, run, wait_until
+from tracers import work
 
 from tracer import Tracer
 from tracer.delivery import Delivery
@@ -31,26 +32,6 @@ def no_thread_stays() -> Iterator[None]:
     yield
     gc.collect()
     wait_until(lambda: not set(flushers()) - before, what="the thread ends")
-
-
-@pytest.fixture(params=["D", "M"])
-def mode(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def server() -> Iterator[ContractServer]:
-    with ContractServer() as running:
-        yield running
-
-
-def work(t: Tracer, number: int = 1) -> set[str]:
-    ids = set()
-    for _ in range(number):
-        with t.tool("work") as span:
-            pass
-        ids.add(span.id)
-    return ids
 
 
 def test_no_thread_before_the_first_event_and_none_after_the_end(
@@ -98,14 +79,14 @@ def test_a_busy_caller_is_not_followed_event_by_event(
         sizes.append(len(frames))
         with calling:
             if len(sizes) < 50 and not asked:  # as a caller does meanwhile
-                caller = threading.Thread(target=lambda: ids.update(work(t, 30)))
+                caller = threading.Thread(target=lambda: ids.update(set(work(t, 30))))
                 caller.start()
                 caller.join()
         return real(self, session, frames)
 
     monkeypatch.setattr(Delivery, "_deliver", deliver)
     for _ in range(10):
-        ids.update(work(t, 100))
+        ids.update(set(work(t, 100)))
         wait_until(lambda: t.stats().recorded - t.stats().delivered < 100)
     assert len(sizes) <= 22, "a drain may end in one that is not full, and no more follow it"
     with calling:
@@ -128,14 +109,14 @@ def test_f30_without_threads_nothing_is_lost(
 ) -> None:
     monkeypatch.setattr("tracer.flusher.Thread", NoThread)
     t = Tracer(server_url=server.url, durable=mode == "D", spool_dir=tmp_path)
-    ids = work(t, 5)
+    ids = set(work(t, 5))
     result = t.flush(5)
     assert (result.ok, result.reason) == (False, "no thread can be started")
     assert_books(t.stats())
     monkeypatch.undo()
     assert t.flush(10).ok, "the next flush tries again"
     assert set(server.events) == ids
-    ids |= work(t, 5)
+    ids |= set(work(t, 5))
     assert t.shutdown(10).ok
     assert set(server.events) == ids
     assert_books(t.stats())
@@ -147,7 +128,7 @@ def test_the_end_without_a_thread_sends_on_the_last_one(
     t = Tracer(server_url=server.url, spool_dir=tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr("tracer.flusher.Thread", NoThread)
-        ids = work(t, 5)
+        ids = set(work(t, 5))
         assert t.shutdown(10).ok
     assert set(server.events) == ids
     assert not list(tmp_path.iterdir())
@@ -186,7 +167,7 @@ def test_a_tracer_nobody_uses_any_more_sends_what_it_holds(
     server: ContractServer, tmp_path: Path
 ) -> None:
     t = Tracer(server_url=server.url, spool_dir=tmp_path, flush_interval=3600)
-    ids = work(t, 100)
+    ids = set(work(t, 100))
     before = len(flushers())
     del t
     gc.collect()
@@ -200,7 +181,7 @@ def test_f63_many_tracers_leak_neither_threads_nor_files(
 ) -> None:
     ids = set()
     for _ in range(50):
-        ids |= work(Tracer(server_url=server.url, spool_dir=tmp_path))
+        ids |= set(work(Tracer(server_url=server.url, spool_dir=tmp_path)))
     gc.collect()
     wait_until(lambda: set(server.events) == ids)
     wait_until(lambda: not flushers())
@@ -247,7 +228,7 @@ def test_f62_the_thread_itself_may_ask(
         real(self, frames)
 
     monkeypatch.setattr(Delivery, "send", send)
-    ids = work(tracers[0], 3)
+    ids = set(work(tracers[0], 3))
     before = set(flushers())
     tracers[0]._flusher.notify()  # type: ignore[union-attr]  # it has one: there is a server
     wait_until(lambda: set(server.events) == ids)
@@ -286,7 +267,7 @@ def test_a_frame_of_an_unknown_kind_does_not_stay_for_ever(
     t = Tracer(server_url=server.url, spool_dir=tmp_path, flush_interval=3600)
     write = frames_for(t)
     write(9, bytes(16), b"{}")
-    ids = work(t)
+    ids = set(work(t))
     assert t.shutdown(10).ok
     assert set(server.events) == ids
     assert not list(tmp_path.iterdir())
@@ -312,7 +293,7 @@ def test_a_failure_while_a_session_is_opened_does_not_make_it_look_open(
     monkeypatch.setattr(OpenedSessions, "_create", create)
     with ContractServer(verdict) as server:
         t = Tracer(server_url=server.url, spool_dir=tmp_path)
-        ids = work(t, 3)
+        ids = set(work(t, 3))
         wait_until(lambda: t.flush(10).ok)
         assert set(server.events) == ids
         assert [seen.path for seen in server.seen[:3]] == ["/v1/sessions"] * 3
@@ -336,7 +317,7 @@ def test_kinds_are_told_apart_by_the_books(server: ContractServer, tmp_path: Pat
     write = frames_for(t)
     for kind in (UPDATE, UPDATE, UPDATE):
         write(kind, bytes(16), b"no id{}")
-    ids = work(t)
+    ids = set(work(t))
     assert t.stats().recorded == 1
     assert_books(t.stats())
     assert t.shutdown(10).ok
