@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -69,6 +70,29 @@ def test_a_new_segment_is_fully_allocated_and_locked(spool: Spool) -> None:
     assert not is_free(segment.path)
     segment.close()
     assert is_free(segment.path)
+
+
+def resident(path: str) -> int:
+    """Return the bytes of a mapped file that this process has in its page table."""
+    _, found, rest = Path("/proc/self/smaps").read_text().partition(path)
+    return int(rest.split("Rss:")[1].split()[0]) << 10 if found else 0
+
+
+@pytest.mark.skipif(
+    tuple(map(int, platform.release().split(".")[:2])) < (5, 14),
+    reason="this kernel cannot populate pages ahead",
+)
+def test_pages_are_there_before_somebody_writes_to_them(spool: Spool) -> None:
+    segment = spool.create(8 << 20)
+    assert segment.path is not None
+    assert resident(segment.path) < 1 << 20
+    segment.populate()
+    ready = resident(segment.path)
+    assert 1 << 20 <= ready < 2 << 20, "some of it, not all"
+    segment.append(build_frame(EVENT, 1, ID, b"x" * (3 << 20)))
+    segment.populate()
+    assert resident(segment.path) >= 4 << 20
+    spool.discard(segment)
 
 
 def is_free(path: str) -> bool:
