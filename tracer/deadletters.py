@@ -8,7 +8,6 @@ puts another file in its place; a writer that waited for the lock notices and op
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import stat
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
+from tracer.voice import log
 
 if sys.platform != "win32":
     import fcntl
@@ -36,8 +37,6 @@ PATIENCE = 1.0  # seconds for whoever holds the file: rewriting all of it takes 
 STEP = 0.02
 
 _EVENT = b',"event":'  # never inside a text, where quotes have a backslash before them
-
-log = logging.getLogger("tracer")
 
 
 @dataclass(frozen=True, slots=True)

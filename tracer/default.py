@@ -22,6 +22,7 @@ from tracer.recorder import Recorder
 from tracer.sessions import SessionFactory
 from tracer.spans import Session, Span
 from tracer.tracer import Source, Tracer
+from tracer.voice import log
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,8 +53,6 @@ __all__ = [
     "tool",
     "trace",
 ]
-
-log = logging.getLogger("tracer")
 
 Build = Callable[[Config, Source], Tracer]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from tracer.errors import AuthError, TransientError, TransportError
 from tracer.frame import EVENT_ID
 from tracer.segment import Frame
 from tracer.transport import MAX_ANSWER, Request, Transport
+from tracer.voice import log
 
 __all__ = ["Exchange", "event_id_of"]
 
@@ -21,8 +21,6 @@ QUIET = 60.0  # seconds between two log lines about the same kind of failure
 MAX_DOUBTFUL = 100  # attempts; each is sent again first of all, so that one or two are in doubt
 
 _ID = slice(len('{"event_id":"'), len('{"event_id":"') + EVENT_ID)
-
-log = logging.getLogger("tracer")
 
 
 class Exchange:

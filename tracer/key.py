@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from tracer.config import Config
 from tracer.errors import AuthError, ConfigError
+from tracer.voice import log
 
 __all__ = ["Key"]
-
-log = logging.getLogger("tracer")
 
 
 class Key:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from tracer.context import quietly
 
@@ -17,13 +18,20 @@ class _Voice:
 
     def warning(self, message: str, /, *args: object) -> None:
         """Log a warning; only what ends a program, as KeyboardInterrupt does, gets out."""
+        self._say(logging.WARNING, message, *args)
+
+    def error(self, message: str, /, *args: object) -> None:
+        """Log an error, in the same way."""
+        self._say(logging.ERROR, message, *args)
+
+    def _say(self, *line: Any) -> None:
         try:
-            quietly(self._warn, (message, *args))
+            quietly(self._log, line)
         except Exception:  # noqa: BLE001 - a user's logging handler may raise anything
             return
 
-    def _warn(self, line: tuple[object, ...]) -> None:
-        self._logger.warning(*line)
+    def _log(self, line: tuple[Any, ...]) -> None:
+        self._logger.log(*line)
 
 
 log = _Voice(logging.getLogger("tracer"))

@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from programs import assert_books, environment, run, wait_until
 
+import tracer
 from tracer import Tracer
 
 RUNS = [pytest.param(1, id="once"), pytest.param(20, id="20", marks=pytest.mark.slow)]
@@ -299,28 +300,62 @@ ACTS: dict[str, Callable[[Tracer], object]] = {
 }
 
 
+@pytest.mark.parametrize("hears", ["log handler", "on_error"])
 @pytest.mark.parametrize("act", ACTS)
-def test_f71_a_log_handler_on_the_thread_that_sends_stops_nothing(
-    act: str, mode: str, tmp_path: Path, listen: Callable[[Callable[[], object]], Listening]
+def test_f71_who_hears_of_a_failure_on_the_thread_that_sends_stops_nothing(
+    act: str,
+    hears: str,
+    mode: str,
+    tmp_path: Path,
+    listen: Callable[[Callable[[], object]], Listening],
 ) -> None:
-    """There is no `on_error` yet: what hears of our failures is a handler of our logger."""
     refused = iter([True])
+    acted: list[object] = []
 
     def verdict(seen: Seen) -> Answer | None:
         return Answer(500) if seen.is_batch and next(refused, False) else None
 
     with ContractServer(verdict) as server:
-        t = tracer_of(server, mode, tmp_path)
-        handler = listen(lambda: ACTS[act](t))
+
+        def hear(*_: object) -> None:
+            acted.append(None)
+            ACTS[act](t)
+
+        on_error = hear if hears == "on_error" else None
+        t = tracer_of(server, mode, tmp_path, on_error=on_error)
+        if on_error is None:
+            listen(hear)
         with t.tool("work"):
             pass
         wait_until(lambda: t.flush(2).ok, 5)
-        assert handler.lines >= 1
+        assert acted
+        if act not in ("exits", "raises what is no Exception"):
+            assert t.stats().flusher_restarts == 0, "it did not come to the thread"
         assert [e["event_name"] for e in server.events.values()] == ["work"]
         ended = t.shutdown(10)
         assert ended.ok
         assert ended.seconds < 2
         assert_books(t.stats())
+
+
+def test_f71_a_log_handler_that_raises_lets_a_program_start_without_its_key(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    listen: Callable[[Callable[[], object]], Listening],
+) -> None:
+    handler = listen(lambda: fail(ZeroDivisionError))
+
+    def no_key() -> str:
+        raise LookupError
+
+    t = Tracer(api_key=no_key, server_url="http://127.0.0.1:9", spool_dir=tmp_path)
+    assert handler.lines == 1
+    t.shutdown(0)
+    monkeypatch.setenv("HH_API_KEY", "hh_key")
+    monkeypatch.setenv("HH_BATCH_SIZE", "many")
+    with tracer.tool("the first event initialises, and cannot"):
+        pass
+    assert handler.lines >= 2
 
 
 def test_f71_a_log_handler_may_shut_down_from_the_thread_that_sends(

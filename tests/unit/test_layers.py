@@ -220,3 +220,9 @@ def test_the_way_out_encodes_no_json() -> None:
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
         assert not names & {"json", "orjson", "msgspec", "tracer.encode", "tracer.event"}, name
+
+
+def test_what_is_logged_goes_past_the_handlers_of_the_program_one_way_alone() -> None:
+    """A handler that raises, or records, must not come back to whoever logs."""
+    speaks = {m for m, path in modules().items() if 'getLogger("tracer")' in path.read_text()}
+    assert speaks == {"tracer.voice", "tracer.cli.orphans"}, "the latter silences it"
